@@ -162,54 +162,56 @@ class Hold(Uncopied):
             return await self._create(state, again, replace_ended=True)
 
     async def _create(self, state: SessionState, again: bool, *, replace_ended: bool) -> CallHandle:
-        # An older daemon's reply to a save has no epoch, which is not always 0: the id may have been used before.
-        # So the session is read in the same write, behind the save, which costs no time and leaves hardly a gap for
-        # another worker. Registered workers need the epoch as well: a session that was stolen from this worker, and
-        # released again, has no owner and would take this worker's late turns.
         if self._store._redaction is not None:
             state.history = self._store._redaction.history(state)
-        saved, known = await self._save_and_get(state, 0)
-        if isinstance(saved, ConflictError) and replace_ended and has_ended(saved, known):
-            # only the version that has ended: of two workers that try, one gets the id
-            saved, known = await self._save_and_get(state, saved.version)
-        if isinstance(saved, ConflictError):
-            raise taken(saved, state.id, known) from saved
-        if isinstance(saved, BaseException):
-            raise saved
+        try:
+            saved = await self._save(state, 0)
+        except ConflictError as error:
+            known = await self._find(state.id)
+            if not (replace_ended and has_ended(error, known)):
+                raise taken(error, state.id, known) from error
+            try:  # only the version that has ended: of two workers that try, one gets the id
+                saved = await self._save(state, error.version)
+            except ConflictError as other:
+                raise taken(other, state.id, await self._find(state.id)) from other
         timeout_s = saved.heartbeat_timeout_s or self._options.heartbeat_timeout_s
-        labels = known.labels if isinstance(known, Record) else dict(self._options.labels or {})
+        labels = dict(self._options.labels or {})
         record = Record(state, saved.version, heartbeat_timeout_s=timeout_s, labels=labels)
+        epoch = saved.epoch
         if again:  # the session may be that of an earlier entry, and released since
             with suppress(MethodNotFoundError):
                 known = await self._store.claim(state.id, history="none")
-                record.version = known.version
-        epoch = self._epoch(known, saved.epoch)
+                record.version, record.labels, epoch = known.version, known.labels, known.epoch
+        if epoch is None:
+            epoch = await self._epoch_of_older_daemon(state.id)
         return await self._held.add(record, beat=self._options.beat, epoch=epoch)
 
-    async def _save_and_get(
-        self, state: SessionState, if_version: int | None
-    ) -> tuple[SaveResult | BaseException, Record | BaseException]:
-        async def save() -> SaveResult:
-            return await self._store._execute(self._options.create(state, if_version, self._op), None)
+    async def _save(self, state: SessionState, if_version: int | None) -> SaveResult:
+        return await self._store._execute(self._options.create(state, if_version, self._op), None)
 
-        return await asyncio.gather(save(), self._store.get(state.id, "none"), return_exceptions=True)
+    async def _find(self, session_id: str) -> Record | CallstateError:
+        """The session that has the id, or why it can't be read."""
+        try:
+            return await self._store.get(session_id, "none")
+        except CallstateError as error:
+            return error
 
-    def _epoch(self, known: Record | BaseException, saved: int | None) -> int | None:
-        """The epoch of the session just created; None if it is not known, which is no failure: the session exists.
+    async def _epoch_of_older_daemon(self, session_id: str) -> int | None:
+        """The epoch of the session just created, which an older daemon's reply to a save does not have, and which
+        is not always 0: the id may have been used before. None if it is not known, which is no failure: the session
+        exists.
 
-        Args:
-            known: the outcome of reading the session.
-            saved: the epoch in the reply to the save.
+        Registered workers need it as well: a session that was stolen from this worker, and released again, has no
+        owner and would take this worker's late turns.
 
         Raises:
             FencedError: another worker has claimed it already.
         """
+        known = await self._find(session_id)
         if isinstance(known, CallstateError):
-            return saved
-        if isinstance(known, BaseException):
-            raise known
+            return None
         if known.owner not in (None, self._store._claimant):
-            text = f"{known.state.id} was claimed by {known.owner} as it was created"
+            text = f"{session_id} was claimed by {known.owner} as it was created"
             raise FencedError(text, epoch=known.epoch, owner=known.owner)
         return known.epoch
 

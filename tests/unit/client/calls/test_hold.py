@@ -105,16 +105,48 @@ async def test_a_stolen_and_released_call_accepts_nothing_from_its_first_owner(
     assert (record.state.status, record.owner) == ("active", None), "it is to be recovered, not ended"
 
 
-async def test_a_call_that_can_not_be_loaded_is_held_nevertheless(store: FlakyStore) -> None:
-    store.fail("session.load", OverloadedError("not now"), times=1)
-    async with store.hold(a_call()) as call:
-        assert call.epoch == 0, "as the save said"
+async def test_what_the_reply_to_the_creation_says_is_not_asked_for(store: FlakyStore) -> None:
+    await store.hold(a_call("first")).open()
+    await store.when_asked("session.load", 1)  # by what watches for losses, which begins with the first call
+    store.asked.clear()
+    call = await store.hold(a_call(), labels={"app": "sales"}).open()
+    assert (call.epoch, call.labels) == (0, {"app": "sales"})
+    assert store.asked == {"session.save": 1}
+
+
+class OlderDaemon(FlakyStore):
+    """Its reply to a save has no epoch."""
+
+    async def request(self, method: str, params: Any = None, **options: Any) -> bytes:
+        reply = await super().request(method, params, **options)
+        return reply.replace(b'"epoch":0', b'"of_old":0') if method == "session.save" else reply
+
+
+@pytest.fixture
+async def older() -> AsyncIterator[OlderDaemon]:
+    async with OlderDaemon(Clock(START), worker_id="w1") as store:
+        yield store
+
+
+async def test_the_epoch_of_a_call_created_by_an_older_daemon_is_read(older: OlderDaemon) -> None:
+    await older.hold(a_call("first")).open()
+    await older.when_asked("session.load", 2)
+    older.asked.clear()
+    call = await older.hold(a_call()).open()
+    assert call.epoch == 0
+    assert older.asked == {"session.save": 1, "session.load": 1}
+
+
+async def test_a_call_whose_epoch_can_not_be_read_is_held_nevertheless(older: OlderDaemon) -> None:
+    older.fail("session.load", OverloadedError("not now"), times=1)
+    async with older.hold(a_call()) as call:
+        assert call.epoch is None
         await call.add_turn("user", "hello")
-    assert (await store.get("c1")).ended_reason == "completed"
-    store.fail("session.load", OverloadedError("not now"), times=1)
-    async with store.hold(a_call("c2")) as call:
+    assert (await older.get("c1")).ended_reason == "completed"
+    older.fail("session.load", OverloadedError("not now"), times=1)
+    async with older.hold(a_call("c2")) as call:
         await call.release()
-    record = await store.get("c2")
+    record = await older.get("c2")
     assert (record.owner, record.state.status) == (None, "active")
 
 
@@ -128,9 +160,24 @@ class Snatched(FlakyStore):
         return reply
 
 
+class SnatchedFromOlderDaemon(Snatched, OlderDaemon):
+    """The same, and only a load tells."""
+
+
 @pytest.mark.parametrize("worker_id", ["w1", None])
-async def test_a_call_claimed_as_it_was_created_is_not_held(worker_id: str | None) -> None:
+async def test_a_call_claimed_as_it_was_created_is_lost(worker_id: str | None) -> None:
     async with Snatched(Clock(START), worker_id=worker_id) as store:
+        call = await store.hold(a_call()).open()
+        assert call.epoch == 0
+        with pytest.raises(FencedError) as caught:
+            await call.add_turn("user", "hello")
+        assert (caught.value.epoch, caught.value.owner) == (1, "quick")
+        assert isinstance(call.lost, FencedError)
+
+
+@pytest.mark.parametrize("worker_id", ["w1", None])
+async def test_a_call_claimed_as_an_older_daemon_created_it_is_not_held(worker_id: str | None) -> None:
+    async with SnatchedFromOlderDaemon(Clock(START), worker_id=worker_id) as store:
         with pytest.raises(FencedError, match="claimed by quick") as caught:
             await store.hold(a_call()).__aenter__()
         assert (caught.value.epoch, caught.value.owner) == (1, "quick")
