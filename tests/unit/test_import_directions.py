@@ -45,6 +45,7 @@ ENGINE = {
     "table": "sessions hot_bytes",
     "clock": "",
     "limits": "",
+    "long_result": "",
     "process": "",
     "reasons": "",
     "deadlines": "",
@@ -52,17 +53,17 @@ ENGINE = {
     "liveness": "table deadlines span_classes",
     "event_line": "user",
     "events": "user sessions event_line hot_bytes",
-    "interfaces": "sessions process user",
+    "interfaces": "sessions process user long_result",
     "transaction": "sessions table liveness events",
     "flush_queue": "sessions table transaction",
     "workers": "user sessions table process interfaces events clock reasons transaction",
     "rules": "user sessions reasons table clock hot_bytes limits interfaces events liveness workers transaction",
-    "verbs": "user sessions table clock limits reasons interfaces events liveness rules",
+    "verbs": "user sessions table clock limits long_result reasons interfaces events liveness rules",
     "expiry": "sessions reasons interfaces liveness rules verbs",
     "eviction": "rules",
-    "engine": "sessions table process clock limits interfaces events liveness workers rules verbs expiry "
-    "eviction transaction flush_queue",
-    "request": "table verbs",
+    "engine": "sessions table process clock limits long_result interfaces events liveness workers rules verbs "
+    "expiry eviction transaction flush_queue",
+    "request": "table verbs long_result",
 }
 SIDECAR = {
     "logs": "",
