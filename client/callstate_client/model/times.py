@@ -103,16 +103,22 @@ def parse_us(text: str) -> int:
     return max(MIN_US, min(at_us, MAX_US))
 
 
+MAX_UTC_CHARS: Final = len("2026-01-01T00:00:00.123456789Z")
+"""The longest time in UTC."""
+
 MAX_TIME_CHARS: Final = 64
 """No time is longer, and a cache must not keep longer texts that clients send."""
 
 
 def is_time(text: str) -> bool:
     """Whether this is RFC 3339 as Go reads it."""
+    if text[19:20] == "." and text[-1] == "Z" and len(text) <= MAX_UTC_CHARS:  # as callstate and Go write them
+        fraction = text[20:-1]
+        return fraction.isdigit() and fraction.isascii() and _is_time(text[:19] + "Z")
     return len(text) <= MAX_TIME_CHARS and _is_time(text)
 
 
-@lru_cache(maxsize=4096)  # a save has the times of the load before it
+@lru_cache(maxsize=4096)  # most are of the seconds that have just passed, or of a document that is saved again
 def _is_time(text: str) -> bool:
     try:
         parse_time(text)

@@ -60,6 +60,12 @@ def test_nanoseconds_are_cut_to_microseconds() -> None:
         "2026-01-02T03:04:05+0530",
         "2026-01-02T03:04:05.Z",
         "2026-01-02T03:04:05.1234567890Z",
+        "2026-01-02T03:04:05.+1Z",
+        "2026-01-02T03:04:05.\u0661Z",
+        "2026-13-02T03:04:05.5Z",
+        "2026-02-30T03:04:05.5Z",
+        "2026-01-02T03:04:60.5Z",
+        "2026-01-02 03:04:05.5Z",
         "2026-13-02T03:04:05Z",
         "2026-02-30T03:04:05Z",
         "2026-01-02T24:04:05Z",
@@ -69,6 +75,17 @@ def test_nanoseconds_are_cut_to_microseconds() -> None:
 def test_times_that_go_does_not_read_are_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - datetime's own text for days a month does not have
         parse_time(text)
+    assert not times.is_time(text)
+
+
+def test_times_of_one_second_are_looked_at_once() -> None:
+    """Each save has the time of the one before, which is of the present second or one that has just passed."""
+    times._is_time.cache_clear()
+    for fraction in ("5", "000001", "213758", "123456789"):
+        assert times.is_time(f"2026-01-02T03:04:05.{fraction}Z")
+    assert times._is_time.cache_info().misses == 1
+    assert times.is_time("2026-01-02T03:04:05.5+05:30")
+    assert times.is_time("0000-02-29T03:04:05.5Z"), "Go has a year 0"
 
 
 def test_no_cache_keeps_long_texts() -> None:
