@@ -142,8 +142,7 @@ class Transaction:
         is_hot = session.id in self._table.sessions
         if not is_hot:
             self.check_room()
-        if session.id not in self._saved:
-            self.save(session.id)
+        self.save(session.id)
         if not is_hot:
             self._table.insert(session)
 
@@ -333,6 +332,14 @@ class Transaction:
         self.records = []
         self.after_rollback = []
         self._saved.clear()
+        if (
+            self._admitted or self._suspicions or self._restored or self._holds or self._orphans
+            or self._set_aside or self._dropped_copies or self._departures
+        ):  # fmt: skip
+            self._discard_rare()
+
+    def _discard_rare(self) -> None:
+        """Discard what few groups have."""
         self._admitted.clear()
         self._suspicions.clear()
         self._restored.clear()

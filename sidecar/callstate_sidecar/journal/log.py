@@ -225,9 +225,9 @@ class Journal:
             OSError: no part of the group is in the log, as far as the disk still allows that to be ensured.
         """
         segment = self._segment
-        if segment is None or self.is_removed:
+        if segment is None or self._rebuilding or not segment.is_linked:  # `is_removed`, for each group
             raise OSError(errno.ENOENT, "the journal's files were deleted")
-        bodies = [encode_record(record) for record in records]
+        bodies = [*map(encode_record, records)]
         size = sum(map(len, bodies)) + RECORD_HEADER_BYTES * len(bodies)
         if not segment.has_space_for(size):
             segment = self.roll(size)

@@ -183,7 +183,8 @@ class GroupCommit:
             except Exception as error:  # noqa: BLE001 - bugs too: a group left open would block all clients
                 self._roll_back(error)
             else:
-                self._refused(False)
+                if self._refusing:
+                    self._refused(False)
                 tx.commit()
         if not tx.is_empty:
             tx.commit()

@@ -53,7 +53,8 @@ def beat(ctx: Context, caller: Caller, session: Session, now_us: int, now: float
     if session.beat_us < now_us:  # noqa: PLR1730 - `max` is a call, and every turn runs this
         session.beat_us = now_us
     session.restored = False
-    phase = ctx.liveness.beat(session.id, now, session.awaited_s)
+    timeout_s = session.facts.heartbeat_timeout_s if session.known_timeout_s is None else session.awaited_s
+    phase = ctx.liveness.beat(session.id, now, timeout_s)
     if phase is not _LIVE:
         bring_back(ctx, caller, session, phase, now_us)
 

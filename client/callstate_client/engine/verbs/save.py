@@ -162,7 +162,7 @@ def _save(
         return session.ops[p.op]
     if p.if_version is not None and p.if_version != session.version:
         raise _conflict(session, p.if_version)
-    if _is_anew(session, p, head):
+    if session.ended and _is_anew(p, head):
         check_epoch(ctx, caller, session, p.epoch)
     else:
         check_writable(ctx, caller, session, p.epoch)
@@ -186,10 +186,10 @@ def _conflict(session: Session, if_version: int) -> ConflictError:
     return ConflictError(text, version=session.version, **about)
 
 
-def _is_anew(session: Session, p: SaveParams, head: Head) -> bool:
-    """Whether a new call begins under the id of an ended one. A caller that gives the current version knows that it
-    has ended, so this is not a late save."""
-    return session.ended and p.if_version is not None and head.status != "ended"
+def _is_anew(p: SaveParams, head: Head) -> bool:
+    """Whether a save of an ended session begins a new call under its id. A caller that gives the current version
+    knows that it has ended, so this is not a late save."""
+    return p.if_version is not None and head.status != "ended"
 
 
 def _find_cold(ctx: Context, p: SaveParams, session_id: str) -> tuple[Session | None, bool]:
@@ -314,7 +314,8 @@ def _replace(
 ) -> bytes:  # fmt: skip
     """Replace a session's head, and revive it if it had ended and no longer has."""
     ctx.tx.change(session)
-    was_ended, anew = session.ended, _is_anew(session, p, head)
+    was_ended = session.ended
+    anew = was_ended and _is_anew(p, head)
     session.doc.take_head(head, ctx.now_us())
     if anew:
         _begin_anew(caller, session, p.user or caller.user)
@@ -345,11 +346,13 @@ def _complete(
     if created:
         ctx.events.note("created", now_us, session)
     settle_status(ctx, caller, session, was_ended, now_us, p.epoch)
-    if session.ended and not was_ended:
-        ctx.events.note("ended", now_us, session, reason=session.facts.ended_reason, own=holder_of(caller, session))
-    if not session.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
+    if session.ended:
+        if not was_ended:
+            reason = session.facts.ended_reason
+            ctx.events.note("ended", now_us, session, reason=reason, own=holder_of(caller, session))
+    elif not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
         retime(ctx, caller, session, before_s)
-    elif session.known_timeout_s is not None and not session.ended and is_holder(caller, session):
+    elif session.known_timeout_s is not None and is_holder(caller, session):
         tell_timeout(ctx, session)
     if created and session.base is not None and p.heartbeat_timeout_s is None:
         session.base = structs.replace(session.base, heartbeat_timeout_s=session.facts.heartbeat_timeout_s)

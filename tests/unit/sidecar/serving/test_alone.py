@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -12,14 +13,17 @@ import pytest
 from callstate_client.engine.user import NOBODY
 from callstate_client.engine.verbs.heartbeat import IDS_A_STEP
 from callstate_sidecar.config.schema import KIB, LimitsConfig, UserLimitsConfig
+from callstate_sidecar.journal import Files
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.group_commit import ALONE_AFTER
-from support.core import Core, FakeClient
+from support.core import TIME, Core, FakeClient, open_journal
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
-MOST_CALLS = 30
-"""A few more than a heartbeat takes."""
+MOST_CALLS = {"session.heartbeat": 30, "session.add_turn": 75, "session.save": 105}
+"""A few more than each takes."""
+
+SAID = {"role": "user", "content": "hello", "timestamp": TIME, "duration_ms": 900}
 
 PING: tuple[str, dict[str, Any]] = ("server.ping", {})
 
@@ -47,12 +51,21 @@ async def test_it_is_answered_without_being_queued(monkeypatch: pytest.MonkeyPat
     assert peer.answered([peer.ids - 1, peer.ids]), "two lines are queued, and end their group as well"
 
 
-async def test_a_heartbeat_takes_few_calls() -> None:
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("session.heartbeat", {"session_id": "a"}),
+        ("session.add_turn", {"session_id": "a", "turn": SAID, "op": "op-1"}),
+        ("session.save", {"session": {"id": "a", "status": "active", "updated_at": TIME}, "op": "op-1"}),
+    ],
+)
+async def test_it_takes_few_calls(tmp_path: Path, method: str, params: dict[str, Any]) -> None:
     """From its line to the reply, in the whole daemon: a lone request shares them with nobody."""
-    core = Core()
+    journal = open_journal(tmp_path, Files(), None, start=True)
+    core = Core(journal=journal)
     await core.save("a")
     peer = await sole(core)
-    line = peer.request("session.heartbeat", {"session_id": "a"})[1]
+    line = peer.request(method, params)[1]
     calls: list[str] = []
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -66,8 +79,9 @@ async def test_a_heartbeat_takes_few_calls() -> None:
     finally:
         sys.setprofile(before)
     ours = calls[: calls.index("FakeClient.write")]
-    assert len(ours) <= MOST_CALLS, ours
-    assert peer.answered([peer.ids])
+    assert len(ours) <= MOST_CALLS[method], ours
+    assert "result" in peer.replies[peer.ids]
+    journal.close()
 
 
 async def test_it_may_come_in_pieces_and_the_next_is_alone_again() -> None:

@@ -155,7 +155,18 @@ def _has_escape(data: bytes, escape: bytes) -> bool:
 
 def check_turn(data: bytes, path: str) -> IncomingTurn:
     """As `turn_in_steps`, at once."""
-    return finished(turn_in_steps(data, path))
+    usual = _usual_turn(data) if len(data) <= LONG_BYTES else None
+    return finished(turn_in_steps(data, path)) if usual is None else usual
+
+
+def _usual_turn(data: bytes) -> IncomingTurn | None:
+    """Validate and decode a turn in the form that most clients send; None if it is unusual or invalid."""
+    if data.isascii() and not _has_escape(data, b"\\u") and _time_is_strict(data):
+        try:
+            return _strict_turn(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass
+    return None
 
 
 def turn_in_steps(data: bytes, path: str) -> Generator[None, None, IncomingTurn]:
@@ -166,11 +177,9 @@ def turn_in_steps(data: bytes, path: str) -> Generator[None, None, IncomingTurn]
     """
     if len(data) > LONG_BYTES:
         data = yield from shortened_in_steps(data, path)
-    if data.isascii() and not _has_escape(data, b"\\u") and _time_is_strict(data):
-        try:
-            return _strict_turn(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            pass  # unusual or invalid: checked in full below
+    usual = _usual_turn(data)
+    if usual is not None:
+        return usual
     if len(data) > LONG_BYTES:
         yield
     try:
