@@ -15,11 +15,12 @@ session and, if the group has deleted or replaced that one, also to the one that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from msgspec import structs
 
+from callstate_client.engine.flush_batch import FlushBatch
 from callstate_client.engine.sessions.records import BeatsRecord, RemovalRecord, StoreRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import write_of
@@ -51,7 +52,7 @@ class FlushQueue:
         max_sessions: int,
         max_bytes: int,
         now: float = math.inf,
-        begun: Sequence[tuple[Write, float]] = (),
+        batch: FlushBatch | None = None,
         is_over: Callable[[], bool] = lambda: False,
     ) -> list[tuple[Write, float]]:
         """Put the oldest dirty sessions in flight.
@@ -63,30 +64,29 @@ class FlushQueue:
             max_sessions: the most sessions in a batch.
             max_bytes: no session is added once the batch has reached this size.
             now: monotonic seconds; what is quarantined until later (`Quarantine.is_held`) is left out.
-            begun: what earlier calls have put in flight for this batch.
+            batch: what earlier calls have put in flight for this batch; gets what this one does. None: a new one.
             is_over: asked after each session; whether it was the last of this call.
 
         Returns:
-            the writes to add to the batch, each with the time since which it has been dirty.
+            the writes added to the batch, each with the time since which it has been dirty.
         """
-        table, batch = self.table, list[tuple[Write, float]]()
+        table, batch = self.table, FlushBatch() if batch is None else batch
+        quarantined, before = table.quarantined, len(batch.writes)
         sent: dict[str, int] = {}
-        taken = {write.session_id for write, _ in begun}
-        is_alone = any(map(table.quarantined.is_alone, taken))
-        size = max_bytes if is_alone else sum(write.size for write, _ in begun)
         held: list[str] = []
-        for session_id, mark in table.dirty.marks.items():
-            if len(taken) + len(batch) >= max_sessions or size >= max_bytes or (batch and is_over()):
+        for session_id, (since, _, _) in table.dirty.marks.items():
+            taken = len(batch.writes)
+            if taken >= max_sessions or batch.size >= max_bytes or batch.alone or (taken > before and is_over()):
                 break
-            if session_id in taken:  # it has changed since; all behind it have changed later still
+            if session_id in batch.session_ids:  # it has changed since; all behind it have changed later still
                 break
-            if table.quarantined.is_alone(session_id):
-                if table.quarantined.is_held(session_id, now):
+            if quarantined and quarantined.is_alone(session_id):
+                if quarantined.is_held(session_id, now):
                     held.append(session_id)
                     continue
-                if batch or begun:
+                if taken:
                     break
-                size = max_bytes  # a batch of its own
+                batch.alone = True
             session = table.sessions.get(session_id)
             if session is None:
                 write = self._deletion(host_id, session_id)
@@ -95,16 +95,16 @@ class FlushQueue:
                 if session.base is not None and not session.base.sent and session.journaled_base is not None:
                     session.base = structs.replace(session.base, sent=session.version)
                     sent[session_id] = session.version
-                size += write.size
-            batch.append((write, mark[0]))
+            batch.add(write, since)
         for session_id in held:
             table.dirty.discard(session_id)
         if sent:
             self._tx.records.append(StoreRecord(sent, {}))
             self._tx.after_rollback.append(lambda _: self._not_announced(sent))
-        for write, _ in batch:
+        added = batch.writes[before:]
+        for write, _ in added:
             table.dirty.depart(write.session_id, write.meta.version)
-        return batch
+        return added
 
     def _not_announced(self, sent: dict[str, int]) -> None:
         """The journal has refused to note that these versions are being sent."""
@@ -173,24 +173,34 @@ class FlushQueue:
         """The store has acknowledged this write."""
         table, session_id, version = self.table, write.session_id, write.meta.version
         table.dirty.arrive(session_id)
-        table.quarantined.discard(session_id)
-        saved = self._tx.saved(session_id)
+        if table.quarantined:
+            table.quarantined.discard(session_id)
+        session, saved = table.sessions.get(session_id), self._tx.saved(session_id)
         if saved is not None:
             saved.refusal = None
-        if saved is not None and saved.tombstone is not None and saved.tombstone.version <= version:
-            saved.tombstone = None  # an undo must not bring it back
-        for session in self._in_play(session_id):
-            if version >= session.stored_version:
-                session.in_store, session.seen_stamp = write.result, b""
-            session.stored_version = max(session.stored_version, version)
-            session.maybe_stored = False
-            session.quarantined = ""
-            self._drop_base(session, version)
-        self._weigh(session_id)
-        if session_id not in table.sessions and session_id not in table.dirty.marks:
+            if saved.tombstone is not None and saved.tombstone.version <= version:
+                saved.tombstone = None  # an undo must not bring it back
+            if saved.session is not None and saved.session is not session:
+                self._stored(saved.session, write)
+        if session is not None:
+            if self._stored(session, write):
+                table.weigh(session)
+        elif session_id not in table.dirty.marks:
             tombstone = table.tombstones.pop(session_id)
             if tombstone is not None:  # journaled: written anew after a crash, it could hit a successor
                 self._tx.records.append(RemovalRecord(session_id, version, tombstone.epoch, False))
+
+    def _stored(self, session: Session, write: Write) -> bool:
+        """The store has this write of a session; returns whether that changes what the session weighs."""
+        version, result, known = write.meta.version, write.result, session.in_store
+        if version >= session.stored_version:
+            session.in_store, session.seen_stamp, session.stored_version = result, b"", version
+        session.maybe_stored = False
+        session.quarantined = ""
+        if session.base is not None:
+            self._drop_base(session, version)
+            return True
+        return known is None or result is None or known.fields is not result.fields
 
     def _drop_base(self, session: Session, version: int) -> None:
         """The store has taken this version, so it has nothing that would still have to be merged."""

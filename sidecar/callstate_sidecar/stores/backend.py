@@ -52,7 +52,7 @@ class WriteOutcome(Enum):
     """The store can't take this session, however often it is tried."""
 
 
-class WriteResult(Struct):
+class WriteResult(Struct, frozen=True):
     """An outcome.
 
     Args:

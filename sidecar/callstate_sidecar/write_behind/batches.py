@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from callstate_client.engine.flush_batch import FlushBatch
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import (
     StoreDownError,
@@ -79,9 +80,10 @@ class Batches:
             how many sessions were answered for; 0: none, and there may be others; None: the store failed, or the
             journal does not note what would be sent.
         """
-        batch: list[tuple[Write, float]] = []
+        taken = FlushBatch()
+        batch = taken.writes
         try:
-            noted = await self._take(batch)
+            noted = await self._take(taken)
             if not batch:  # all that is dirty waits in quarantine, or for the journal
                 self._barrier.signal()
                 return 0 if noted else None
@@ -92,7 +94,8 @@ class Batches:
             self._put_back(batch)
             raise
         other_state = await self._outcomes.apply(batch, results, self._away)
-        self._limit.clear(write.session_id for write, _ in batch)
+        if self._limit.is_searching:
+            self._limit.clear(write.session_id for write, _ in batch)
         self._breaks = 0
         self._culprits.clear()
         self._store.succeeded()
@@ -109,7 +112,7 @@ class Batches:
             self._barrier.signal()
         return len(batch)
 
-    async def _take(self, batch: list[tuple[Write, float]]) -> bool:
+    async def _take(self, batch: FlushBatch) -> bool:
         """Put a batch in flight, in slices; a state that changes in between is taken as it is at its turn.
 
         Returns:
@@ -124,13 +127,13 @@ class Batches:
             taken = self._queue.take(self._host_id, most, most_bytes, now, batch, lambda: slices.is_over)
             if not taken:
                 return True
-            for write, _ in taken:
-                self._away.resent(write.session_id)
-            before = len(batch)
-            batch += taken
+            if len(self._away):
+                for write, _ in taken:
+                    self._away.resent(write.session_id)
             self._commit()  # journals what is in flight, so that a replay can tell it from another host's write
-            batch[before:] = noted = self._queue.withhold(taken)
+            noted = self._queue.withhold(taken)
             if len(noted) < len(taken):
+                batch.writes[-len(taken) :] = noted
                 return False
 
     def _put_back(self, batch: list[tuple[Write, float]]) -> None:

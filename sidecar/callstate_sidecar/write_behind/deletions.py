@@ -34,7 +34,10 @@ class FlushedDeletions:
 
     def written(self, write: Write) -> None:
         """Take note of what the store has written: a deletion, or a session in its place."""
-        deleted, now = self._deleted, self._clock.mono()
+        deleted = self._deleted
+        if not deleted and write.document is not None:  # as usual
+            return
+        now = self._clock.mono()
         deleted.pop(write.session_id, None)
         if write.document is None:
             meta = write.meta

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from callstate_client.engine.flush_batch import FlushBatch
+from callstate_client.engine.sessions.stored import Write
 from callstate_client.engine.table.quarantine import RETRY_FIRST_S, RETRY_MAX_S, SPARE_ENTRIES, Quarantine
 from support.core import HOST
 from support.table_harness import TURN, TableHarness
@@ -26,6 +30,34 @@ def test_a_batch_is_bounded_and_the_oldest_go_first() -> None:
     assert [write.session_id for write, _ in harness.take(sessions=3)] == ["s0", "s1", "s2"]
     assert [write.session_id for write, _ in harness.take(size_bytes=1)] == ["s3"], "one at least, of any size"
     assert len(harness.take()) == 6
+
+
+def test_a_batch_taken_in_many_steps_looks_at_each_write_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = TableHarness()
+    for number in range(50):
+        harness.create(f"s{number}", float(number))
+    size, looked = Write.size, list[str]()
+
+    def count(write: Write) -> int:
+        looked.append(write.session_id)
+        return size.__get__(write)  # type: ignore[attr-defined,no-any-return]  # a property
+
+    monkeypatch.setattr(Write, "size", property(count))
+    batch = FlushBatch()
+    steps = [harness.queue.take(HOST, 100, 1 << 20, 0.0, batch, lambda: True) for _ in range(51)]
+    assert [len(step) for step in steps] == [1] * 50 + [0]
+    assert batch.writes == [write for step in steps for write in step]
+    assert looked == [f"s{number}" for number in range(50)]
+
+
+def test_a_batch_taken_in_steps_has_its_bounds_as_a_whole() -> None:
+    harness = TableHarness()
+    for number in range(10):
+        harness.create(f"s{number}", float(number))
+    some, batch = FlushBatch(), FlushBatch()
+    size = harness.take(sessions=1)[0][0].size
+    assert [len(harness.queue.take(HOST, 3, 1 << 20, 0.0, some, lambda: True)) for _ in range(4)] == [1, 1, 1, 0]
+    assert [len(harness.queue.take(HOST, 9, 2 * size, 0.0, batch, lambda: True)) for _ in range(3)] == [1, 1, 0]
 
 
 def test_a_session_changed_during_its_write_is_dirty_again() -> None:

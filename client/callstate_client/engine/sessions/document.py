@@ -402,6 +402,9 @@ class Document:
     def _history_from(self, offset: int) -> bytes:
         """The history from an offset on, at which a turn ended; reads only the chunks after it."""
         comma = b"," if offset else b""
+        last = self.chunks[-1]
+        if offset + len(comma) + len(last) == self.history_bytes:  # one turn more, as usual
+            return comma + last
         wanted, size = self.history_bytes - offset - len(comma), -1
         first = len(self.chunks)
         while size < wanted:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Mapping
 
+from msgspec import structs
+
 from callstate_client.engine.reasons import SILENT
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import NOT_ENDED, Facts
@@ -43,36 +45,47 @@ class FoundUnreadableError(Exception):
 
 def write_of(session: Session, host_id: str) -> Write:
     """The write of a session's current state: a patch if the store's document can be changed in place."""
-    doc, known, document = session.doc, session.in_store, b""
-    patch = None if known is None else _patch(session, known, host_id)
+    doc, facts, ops, version, known = session.doc, session.facts, session.ops, session.version, session.in_store
+    state, base, ended, document = session.state, session.base, session.ended, b""
+    meta = _meta(facts, ops, version, host_id, state)
+    patch = None if known is None or ended else _patch(session, known, meta, host_id)
     if known is None or patch is None:
         document, room = doc.for_store()
         length = len(document)
     else:
         room, length = known.room, patch.new_length
-    state, base = session.state, session.base
-    meta = _meta(session.facts, session.ops, session.version, host_id, state)
     return Write(
-        session.id, document, meta, active=not session.ended, beat_ms=session.beat_us // 1000,
+        session.id, document, meta, active=not ended, beat_ms=session.beat_us // 1000,
         seen=None if base is None else base.version, call_id=doc.call_id, patch=patch,
-        is_new=session.version != session.stored_version,
+        is_new=version != session.stored_version,
         result=InStore(
-            version=session.version, room=room, length=length, fields=doc.fields, lineage=doc.lineage,
-            history_bytes=doc.history_bytes, facts=session.facts, ops=session.ops, call_id=doc.call_id,
-            ended=session.ended, state=state,
+            version=version, room=room, length=length, fields=doc.fields, lineage=doc.lineage,
+            history_bytes=doc.history_bytes, facts=facts, ops=ops, call_id=doc.call_id, ended=ended, state=state,
         ),
         seen_stamp=session.seen_stamp,
     )  # fmt: skip
 
 
-def _patch(session: Session, known: InStore, host_id: str) -> Patch | None:
-    """What changes in the store's document; None if it has to be written whole."""
+def _patch(session: Session, known: InStore, meta: StoredMeta, host_id: str) -> Patch | None:
+    """What changes in the store's document of a live session; None if it has to be written whole.
+
+    Args:
+        session: the session.
+        known: what the store has.
+        meta: what it gets.
+        host_id: this host.
+    """
     doc = session.doc
-    if session.base is not None or known.ended or session.ended or known.call_id != doc.call_id:
+    if session.base is not None or known.ended or known.call_id != doc.call_id:
         return None
     changes = doc.changes_since(known)
-    base = _meta(known.facts, known.ops, known.version, host_id, known.state)
-    return None if changes is None else Patch(base, known.length, changes)
+    if changes is None:
+        return None
+    if known.facts is session.facts and known.state == meta.state:  # as after a turn: nothing else of it differs
+        base = structs.replace(meta, version=known.version, ops=known.ops)
+    else:
+        base = _meta(known.facts, known.ops, known.version, host_id, known.state)
+    return Patch(base, known.length, changes)
 
 
 def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str, state: str) -> StoredMeta:

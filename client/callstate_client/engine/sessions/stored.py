@@ -104,7 +104,10 @@ class Patch(Struct, frozen=True):
     @property
     def new_length(self) -> int:
         """Length of the document with the changes made, bytes."""
-        return max(self.length, *(offset + len(data) for offset, data in self.changes))
+        length = self.length
+        for offset, data in self.changes:
+            length = max(length, offset + len(data))
+        return length
 
     def apply(self, document: bytes) -> bytes:
         """The document with the changes made."""
@@ -147,7 +150,10 @@ class Write(Struct):
         """About how many bytes of documents are sent."""
         if self.patch is None:
             return len(self.document or b"")
-        return sum(len(data) for _, data in self.patch.changes)
+        size = 0
+        for _, data in self.patch.changes:
+            size += len(data)
+        return size
 
 
 class Query(Struct, frozen=True):

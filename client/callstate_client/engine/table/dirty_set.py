@@ -82,9 +82,8 @@ class DirtySet:
 
     def depart(self, session_id: str, version: int) -> None:
         """Begin the write of a dirty session, at this version. It takes the place of one that was not answered."""
-        since, _, era = self.marks[session_id]
-        self._unwritten[era] += 1
-        self.discard(session_id)
+        since, size, era = self.marks.pop(session_id)  # in `_unwritten` the write takes the mark's place
+        self.size_bytes -= size
         before = self.in_flight.get(session_id)
         if before is not None:
             self._one_less(max(era, before.era))

@@ -204,10 +204,13 @@ class RedisBackend:
 
     async def _check_faults(self, replies: Sequence[Any]) -> None:
         """Raise StoreRefusingError if an error among the replies is the whole server's, or a shared key's."""
+        errors = [reply for reply in replies if isinstance(reply, ResponseError)]
+        if not errors:
+            return
         fault = fault_of_all(replies)
         if fault is not None:
             raise StoreRefusingError(describe(fault))
-        if any(isinstance(reply, ResponseError) and is_of_key(reply) for reply in replies):
+        if any(map(is_of_key, errors)):
             await self._check_shared_keys()
 
     async def _check_shared_keys(self) -> None:
@@ -350,7 +353,13 @@ def _confirms(timeout_s: float) -> list[tuple[Any, ...]]:
     return [("WAITAOF", 1, 0, max(1, round(wait_s * 1000)))] * math.ceil(CONFIRM_S / wait_s)
 
 
+_TAKEN: Final = [1, 0]
+_WRITTEN: Final = WriteResult(WriteOutcome.WRITTEN)
+
+
 def _result(reply: Any) -> WriteResult:
+    if reply == _TAKEN:
+        return _WRITTEN
     if isinstance(reply, NodeAwayError):
         return WriteResult(WriteOutcome.AWAY, str(reply))
     if isinstance(reply, ResponseError):

@@ -66,19 +66,19 @@ class ClusterSets:
         failed = (some for some, reply in zip(added, replies, strict=False) if isinstance(reply, NodeAwayError))
         return {id_text(raw) for some in failed for raw in some}
 
-    async def settle(self, batch: Sequence[Write], results: Sequence[WriteResult]) -> None:
+    async def settle(self, batch: Sequence[Write], results: list[WriteResult]) -> None:
         """Add sessions that were written as active once more, and remove those written as ended or deleted. Where
         that is impossible, because a key's primary
         does not answer while others do, their results become AWAY: they are written again."""
         keys = self._keys
-        left, there = dict[bytes, WriteResult](), list[bytes]()
-        for write, result in zip(batch, results, strict=True):
+        left, there = dict[bytes, int](), list[bytes]()
+        for index, (write, result) in enumerate(zip(batch, results, strict=True)):
             if result.outcome is not WriteOutcome.WRITTEN or write.patch is not None:
                 continue
             if write.active and write.document is not None:
                 there.append(id_bytes(write.session_id))
             else:
-                left[id_bytes(write.session_id)] = result
+                left[id_bytes(write.session_id)] = index
         if there:
             await self._client.try_commands(("SADD", keys.active, *there))
         if left:
@@ -87,8 +87,8 @@ class ClusterSets:
                 ("SREM", keys.active, *left), ("SREM", own, *left), ("ZREM", keys.beats, *left)
             )  # fmt: skip
             away = next((reply for reply in replies if isinstance(reply, NodeAwayError)), None)
-            for result in left.values() if away else ():
-                result.outcome, result.detail = WriteOutcome.AWAY, str(away)
+            for index in left.values() if away else ():
+                results[index] = WriteResult(WriteOutcome.AWAY, str(away))
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Raise the last heartbeats of sessions that have one."""

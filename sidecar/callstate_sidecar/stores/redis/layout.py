@@ -70,12 +70,12 @@ class Layout:
 
     def document(self, session_id: str) -> list[bytes]:
         """The keys of one session alone, which are in one slot: document and meta."""
-        return self.session(session_id)[:2]
+        document = self.prefix + id_bytes(session_id)
+        return [document, b"{%b}:meta" % document]
 
     def session(self, session_id: str) -> list[bytes]:
         """The first keys of every script on a session: document, meta, active set, heartbeats."""
-        document = self.prefix + id_bytes(session_id)
-        return [document, b"{%b}:meta" % document, self.active, self.beats]
+        return [*self.document(session_id), self.active, self.beats]
 
     def foreign(self, session_id: str) -> bytes:
         """The key of what other software had written, and was set aside."""
@@ -151,17 +151,25 @@ def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
 
 def meta_changes(base: StoredMeta, meta: StoredMeta) -> tuple[list[bytes], list[str | bytes]]:
     """The fields of meta to remove and, as alternating names and values, to set, where the store has `base`."""
-    changed: list[tuple[bytes, str | bytes]] = []
+    changed: list[str | bytes] = []
     if _RARELY_CHANGED(base) != _RARELY_CHANGED(meta):
         was = dict(_facts(base))
-        changed += ((name, value) for name, value in _facts(meta) if was[name] != value)
-    removed = [_OP + op.encode() for op in base.ops if op not in meta.ops]
-    # results are kept oldest first: a version is above any number given before
-    changed += (
-        (_OP + op.encode(), b"%d %b" % (meta.version + i, result))
-        for i, (op, result) in enumerate(meta.ops.items()) if base.ops.get(op) != result
-    )  # fmt: skip
-    return removed, [word for field in changed for word in field]
+        for name, value in _facts(meta):
+            if was[name] != value:
+                changed += (name, value)
+    ops = meta.ops
+    removed = [_OP + op.encode() for op in base.ops.keys() - ops.keys()]
+    new = {op for op, _ in ops.items() - base.ops.items()}
+    # results are kept oldest first, so the new ones are the last; a version is above any number given before
+    number = meta.version + len(ops)
+    for op in reversed([*ops]) if new else ():
+        number -= 1
+        if op in new:
+            changed += (_OP + op.encode(), b"%d %b" % (number, ops[op]))
+            new.discard(op)
+            if not new:
+                break
+    return removed, changed
 
 
 _RARELY_CHANGED: Final = attrgetter(
