@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from bench.compare import pool
 from bench.documents import document, documents, history
-from bench.processes import Rig, Server
+from bench.processes import Rig, Server, at_real_time
 from bench.sampling import Spread, percentile
 from bench.targets import Verdict
 from bench.wire import PATIENCE_S, Wire, add_turn, fill, paced_heartbeats, save
@@ -201,7 +201,7 @@ def heartbeats_during(server: Server, load: Load) -> UnderLoad:
     """Send heartbeats at a fixed rate until the load is done."""
     latencies: list[float] = []
     load.prepare()
-    with Wire(server) as wire, ThreadPoolExecutor(1) as thread:
+    with Wire(server) as wire, at_real_time(server), ThreadPoolExecutor(1) as thread:
         work = thread.submit(_timed, load)
         running = True
         while running:  # one more slice at the end: a small load may be over before the first heartbeat

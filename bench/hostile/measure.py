@@ -18,7 +18,7 @@ from bench.hostile import probed
 from bench.hostile.attacker import launch
 from bench.hostile.attacks import Scene
 from bench.hostile.victim import Victim
-from bench.processes import PING, Rig, Server
+from bench.processes import PING, Rig, Server, at_real_time
 from bench.sampling import percentile, short
 from bench.wire import Wire
 
@@ -161,13 +161,15 @@ def measure(scene: Scene, code: Code, *, seconds: float, scale: float) -> Figure
         longest = Longest(Path(folder))
         server = prepare(rig, scene, code, longest, scale)
         victim = Victim(server)
-        idle = _during(victim, seconds / 2)
+        with at_real_time(server):
+            idle = _during(victim, seconds / 2)
         before = server.rss_bytes()
         longest.reset()
         pid, pipe = launch(scene.attack, server.path, seconds, scene.same_user)
         try:
-            attacked, guarded = _under_attack(victim, server, before, pipe, seconds)
-            newcomer = _newcomer(server)
+            with at_real_time(server):
+                attacked, guarded = _under_attack(victim, server, before, pipe, seconds)
+                newcomer = _newcomer(server)
             if guarded:
                 os.kill(pid, signal.SIGKILL)
             outcome = b"" if guarded else os.read(pipe, 65536)
