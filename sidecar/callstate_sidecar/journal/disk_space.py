@@ -47,6 +47,16 @@ def ensure_space(files: Files, directory: Path, snapshot_bytes: int, segment_byt
         raise OSError(errno.ENOSPC, f"a checkpoint takes {needed} bytes, and {free} are free", str(directory))
 
 
+def has_space(files: Files, directory: Path, needed: int, segment_bytes: int) -> bool:
+    """Whether there are so many bytes, spares included; True if that is not known.
+
+    Raises:
+        OSError: of the file system.
+    """
+    free = files.free_bytes(directory)
+    return free is None or free >= needed or free + len(spares(directory)) * segment_bytes >= needed
+
+
 def remove_leftovers(files: Files, directory: Path, counted: set[int | None]) -> None:
     """Remove what failed checkpoints have left behind. Failures are harmless.
 

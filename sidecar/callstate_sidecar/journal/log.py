@@ -34,6 +34,7 @@ from callstate_client.engine.sessions.records import Record, encode_record
 from callstate_sidecar.journal.disk_space import (
     check_removed,
     ensure_space,
+    has_space,
     remove_before,
     remove_leftovers,
     remove_unused,
@@ -207,6 +208,21 @@ class Journal:
         outgrown = self.log_bytes > max(CHECKPOINT_GROWTH * self.snapshot_bytes, self._checkpoint_min_bytes)
         records = self.sequence - self._checkpoint_sequence
         return outgrown or records > MAX_RECORDS or len(self._closed_bytes) > MAX_SEGMENTS
+
+    def is_short_of_space(self) -> bool:
+        """Whether a checkpoint that is not due yet may find too little disk space once it is.
+
+        The log may grow to several times the snapshot, and on a small disk there would be no space left for the
+        checkpoint that shortens it. The next snapshot is taken to need as much as the last one and the log at most.
+
+        Raises:
+            OSError: of the file system.
+        """
+        log_bytes = self.log_bytes
+        if log_bytes <= max(self.snapshot_bytes, self._segment_bytes):
+            return False  # it would free little
+        needed = self.snapshot_bytes + log_bytes + self._segment_bytes
+        return not has_space(self._files, self.directory, needed, self._segment_bytes)
 
     def disk_bytes(self) -> int:
         """Disk space that the journal takes, including spares."""

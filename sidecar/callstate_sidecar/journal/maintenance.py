@@ -108,9 +108,9 @@ class Maintenance:
     async def _checkpoint_when_due(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
-            if not self._journal.is_removed and not self._journal.checkpoint_due:
-                continue
             try:
+                if not self._is_checkpoint_due():
+                    continue
                 async with self._checkpointing:
                     await self._checkpointer.run()
             except Exception as error:  # noqa: BLE001 - a bug too: the log must not grow for ever
@@ -119,6 +119,10 @@ class Maintenance:
             else:
                 self._metrics.count("checkpoints")
                 log.debug("checkpoint", "checkpoint of %d bytes", self._journal.snapshot_bytes)
+
+    def _is_checkpoint_due(self) -> bool:
+        journal = self._journal
+        return journal.is_removed or journal.checkpoint_due or journal.is_short_of_space()
 
     def _failed(self, error: Exception) -> None:
         self._metrics.count("checkpoints_failed")

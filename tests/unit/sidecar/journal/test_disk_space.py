@@ -129,6 +129,82 @@ def test_spares_are_given_up_for_a_checkpoint(tmp_path: Path) -> None:
     assert recovered(tmp_path) == journaled.state()
 
 
+async def test_each_checkpoint_comes_while_the_disk_has_room_for_it(tmp_path: Path) -> None:
+    """A log that may grow to four times the snapshot would leave none for the one that shortens it."""
+    files = Small()
+    journaled = filled(tmp_path, files)
+    journaled.checkpoint()
+    checkpointer = Checkpointer(journaled.journal, files, journaled.harness.snapshot, lambda: None)
+    written = 0
+    for number in range(3000):
+        if number % 200 == 0:
+            journaled.delete("s1")
+            journaled.create("s1")
+        files.free = 8 * SEGMENT - journaled.journal.disk_bytes()
+        journaled.add_turn("s1", turn(number))
+        assert not journaled.journal.checkpoint_due
+        if journaled.journal.is_short_of_space():
+            await checkpointer.run()  # raises OSError if there is too little
+            written += 1
+    assert written > 1
+    journaled.journal.close()
+    assert recovered(tmp_path) == journaled.state()
+
+
+def grown(journaled: JournaledTable) -> None:
+    """Let the log grow beyond what a checkpoint takes at least."""
+    while journaled.journal.log_bytes <= max(SEGMENT, journaled.journal.snapshot_bytes):
+        journaled.add_turn("s1", turn(0))
+
+
+async def test_a_disk_that_fills_makes_a_checkpoint_due(tmp_path: Path) -> None:
+    files = Small()
+    journaled = filled(tmp_path, files)
+    journaled.checkpoint()
+    grown(journaled)
+    done = asyncio.Event()
+
+    class Told(Checkpointer):
+        async def run(self) -> None:
+            await super().run()
+            done.set()
+
+    checkpointer = Told(journaled.journal, files, journaled.harness.snapshot, lambda: None)
+    files.free = journaled.journal.snapshot_bytes + journaled.journal.log_bytes
+    upkeep = Maintenance(journaled.journal, checkpointer, 0.001, pytest.fail, Metrics())
+    upkeep.start()
+    await asyncio.wait_for(done.wait(), 10)
+    await upkeep.stop()
+    assert not journaled.journal.is_short_of_space()
+    journaled.journal.close()
+    assert recovered(tmp_path) == journaled.state()
+
+
+def test_a_full_disk_makes_no_checkpoint_due_that_would_free_little(tmp_path: Path) -> None:
+    files = Small()
+    journaled = filled(tmp_path, files)
+    journaled.checkpoint()
+    files.free = 0
+    assert not journaled.journal.is_short_of_space()
+    grown(journaled)
+    assert journaled.journal.is_short_of_space()
+    files.free = None
+    assert not journaled.journal.is_short_of_space(), "it is not known"
+    journaled.journal.close()
+
+
+def test_spares_count_as_room(tmp_path: Path) -> None:
+    files = Small()
+    journaled = with_spares(tmp_path, files)
+    grown(journaled)
+    needed = journaled.journal.snapshot_bytes + journaled.journal.log_bytes + SEGMENT
+    files.free = needed - len(spares(tmp_path)) * SEGMENT
+    assert not journaled.journal.is_short_of_space()
+    files.free -= 1
+    assert journaled.journal.is_short_of_space()
+    journaled.journal.close()
+
+
 async def test_a_stop_waits_for_the_thread_that_settles_a_checkpoint(tmp_path: Path) -> None:
     """Else that thread lets a manifest count whose snapshot the checkpoint of the stop has removed."""
     settling, allowed = threading.Event(), threading.Event()
