@@ -236,6 +236,7 @@ class Daemon:
             engine.events,
             commit,
             self._reconciler,
+            self._parts,
         )
         self._read_through = ReadThrough(engine.ctx, self._write_behind.reads, self._host_id, self._parts)
         self._reaper = Reaper(engine, self._clock, self._metrics, config.reaper.tick_s, commit)

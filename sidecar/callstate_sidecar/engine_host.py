@@ -79,6 +79,7 @@ class DaemonHost:
         self._showing = asyncio.Lock()
         """Held by the listing that works on what it has read: else hundreds would take a slice of each turn."""
         self.when_known = read_through.when_known
+        self.when_written = read_through.when_written
         self._takeovers = takeovers
         self.is_shared = takeovers is not None
         self.settings = settings

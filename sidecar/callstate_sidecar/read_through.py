@@ -76,6 +76,7 @@ class ReadThrough:
         self._reads = reads
         self._host_id = host_id
         self._parts = parts
+        ctx.tx.in_parts = parts is not None
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
         self._delivering: dict[str, Find | None] = {}
         """Sessions whose requests run now, and what one of those asks for next."""
@@ -105,12 +106,28 @@ class ReadThrough:
             self._start(self._read_wanted())
 
     def ask(self, session_id: str, find: Find, then: Callable[[], None]) -> None:
-        """Call `then` with what `find` gives for this session, ahead of what waits for it already."""
-        self._waiting.setdefault(session_id, deque()).appendleft(then)
+        """Call `then` with what `find` gives for this session, ahead of what waits for it already.
+
+        While a read of it is in progress, `then` waits for that, and may ask again.
+        """
+        waiting = self._waiting.get(session_id)
+        if waiting is None:
+            self._waiting[session_id] = deque((then,))
+            self._begin(session_id, find)
+            return
+        waiting.appendleft(then)
         if session_id in self._delivering:
             self._delivering[session_id] = find
-        else:
-            self._begin(session_id, find)
+
+    def when_written(self, session: Session, then: Callable[[], None]) -> None:
+        """Call `then` once the history of a session that is not hot is in the journal, as far as possible."""
+
+        async def written() -> Session:
+            if self._parts is not None:
+                await self._parts.write(session)
+            return session
+
+        self.ask(session.id, written, then)
 
     def _begin(self, session_id: str, find: Find) -> None:
         self._start(self._find_in_turn(session_id, find))
@@ -243,11 +260,10 @@ class ReadThrough:
         stopped. It waits for another read then, and is not run here again and again.
         """
         ctx = self._ctx
-        record = self._parts.take(found) if self._parts is not None and isinstance(found, Session) else None
         if session_id in ctx.table.sessions:
             pass
         elif isinstance(found, Session) and self._is_to_stay(found):
-            ctx.tx.admit(found, record)
+            ctx.tx.admit(found)
             ctx.watch(INTERNAL, found)
         elif found is not None:
             ctx.read_through[session_id] = found

@@ -25,6 +25,7 @@ Every change made here is logged to the journal like any other, before write-beh
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import starmap
 
 from callstate_client.engine.events import FOREIGN, MERGED, NEWER, SUPERSEDED
 from callstate_client.engine.interfaces import INTERNAL
@@ -33,7 +34,7 @@ from callstate_client.engine.rules import handoff
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.lifecycle import retime
 from callstate_client.engine.sessions.merging import merge, take_document
-from callstate_client.engine.sessions.records import HistoryMode, MergeBase
+from callstate_client.engine.sessions.records import HistoryMode, MergeBase, OpResult
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import placeholder_of, session_in_steps
 from callstate_client.engine.sessions.stored import ENDED, StoredMeta, StoredSession, Write
@@ -119,6 +120,15 @@ class Reconciler:
             session.seen_stamp = foreign or session.seen_stamp
         return True
 
+    def may_take_history(self, write: Write, stored: StoredSession | None, theirs: Session) -> bool:
+        """Whether `settle` may give the hot session the history that the store has."""
+        session = self._ctx.table.sessions.get(write.session_id)
+        if session is None or (theirs.host not in (None, "") and not session.unverified):
+            return False
+        if stored is not None and stored.foreign_stamp:
+            return True
+        return session.base is not None and session.base.turns >= 0 and not _is_known(session, session.base, theirs)
+
     def _may_merge(self, session: Session, theirs: Session) -> bool:
         """Whether the user that created ours could have seen what the store has."""
         guard, ours = self._ctx.guard, session.facts
@@ -198,6 +208,7 @@ class Reconciler:
         before = session.doc.status
         ctx.tx.change(session)
         take_document(session, theirs)
+        session.written = theirs.written
         session.rise_above(theirs.version, -1, now_us)
         session.seen_stamp = stamp
         if session.ended and before != session.doc.status:
@@ -207,7 +218,7 @@ class Reconciler:
             ctx.events.note("ended", now_us, session, reason=OPERATOR)
         else:
             ctx.events.note("recovered", now_us, session, reason=FOREIGN)
-        ctx.tx.log(session, session.snapshot(), ctx.clock.mono())
+        ctx.tx.log(session, None, ctx.clock.mono())
         log.warning(
             "foreign_write_taken", "session %s: other software has changed it in the store; taken", session.id,
             session_id=session.id,
@@ -244,6 +255,7 @@ class Reconciler:
         was_ended, timeouts = session.ended, (session.facts.heartbeat_timeout_s, session.facts.max_duration_s)
         is_untouched = session.version == base.version
         ctx.tx.change(session)
+        lineage = session.doc.lineage
         merge(session, base, theirs)
         self._merge_ownership(session, base, theirs)
         session.rise_above(theirs.version, -1, now_us)
@@ -256,7 +268,12 @@ class Reconciler:
             "what its save left out" if base.version == 0 else "a newer state than the journal",
             "taken" if is_untouched else "merged", session_id=session.id,
         )  # fmt: skip
-        ctx.tx.log(session, session.snapshot(), ctx.clock.mono())
+        head = None
+        if session.doc.lineage == lineage:
+            head = session.record(HistoryMode.KEEP, b"", 0, [*starmap(OpResult, session.ops.items())])
+        else:
+            session.written = theirs.written
+        ctx.tx.log(session, head, ctx.clock.mono())
 
     def _merge_ownership(self, session: Session, base: MergeBase, theirs: Session) -> None:
         """Merge ownership: ours if it has changed since the merge base, else the store's."""

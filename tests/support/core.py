@@ -20,6 +20,7 @@ from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, InternalCaller, NotCached, NotOurs
 from callstate_client.engine.long_result import Result
 from callstate_client.engine.process import Process
+from callstate_client.engine.sessions.parts import NotJournaled
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.replay import replay
@@ -240,6 +241,8 @@ class Core:
                     outcome = outcome.finish()
             except NotCached as miss:
                 self.host.when_known(miss.session_id, run)
+            except NotJournaled as first:
+                self.host.when_written(first.session, run)
             except NotOurs as theirs:
                 self.host.when_taken(theirs, run)
             except Exception as error:  # noqa: BLE001 - the request's error

@@ -82,7 +82,7 @@ SIDECAR = {
     "serving": "access logs system config histogram long_turns metrics journal",
     "read_through": "journal logs slices stores",
     "reconcile": "logs stores metrics",
-    "write_behind": "logs system config stores reconcile slices background metrics",
+    "write_behind": "logs system config stores journal reconcile slices background metrics",
     "hot_memory": "logs metrics",
     "reaper": "logs slices background metrics hot_memory",
     "hosts": "logs system stores journal slices background metrics read_through reconcile serving",

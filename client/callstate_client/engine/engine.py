@@ -117,6 +117,7 @@ class Engine:
 
         Raises:
             NotCached: read a session from the store (`Host.when_known`), then run the request again.
+            NotJournaled: write its history to the journal (`Host.when_written`), then run it again.
             WireError: the error to reply with.
         """
         guard = self.ctx.guard

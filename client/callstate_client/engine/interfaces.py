@@ -299,6 +299,10 @@ class Host(Protocol):
         """Call `then` once the store has given another host's session to this one, or has said why not."""
         ...
 
+    def when_written(self, session: Session, then: Callable[[], None], /) -> None:
+        """Call `then` once the history of this session, which is not hot, is in the journal, as far as possible."""
+        ...
+
     def is_dead(self, host_id: str, /) -> bool:
         """Whether another host has been silent for so long that its sessions may be taken over."""
         ...

@@ -35,8 +35,10 @@ from msgspec import Struct, structs
 from callstate_client.engine.events import Events
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.sessions.ops import DELETED
+from callstate_client.engine.sessions.parts import LONG_BYTES, NotJournaled, with_parts
 from callstate_client.engine.sessions.records import (
     BaseRecord,
+    HistoryMode,
     Record,
     RemovalRecord,
     SetAsideRecord,
@@ -45,6 +47,7 @@ from callstate_client.engine.sessions.records import (
     WorkerRecord,
 )
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.written_parts import WrittenParts
 from callstate_client.engine.table.dirty_set import Mark
 from callstate_client.engine.table.quarantine import Refusal
 from callstate_client.engine.table.replay import removal
@@ -90,6 +93,8 @@ class Transaction:
         self._watch_again = watch_again
         self.check_room: Callable[[], None] = lambda: None
         """Raises OverloadedError if no session may become hot."""
+        self.in_parts = False
+        """Long histories are written to the journal ahead of the changes that make their sessions hot."""
         self.records: list[Record] = []
         self.observed: list[Record] = []
         """Observations to be journaled as well, which hold whether or not they are: not part of any group."""
@@ -98,6 +103,8 @@ class Transaction:
         may open another group."""
         self._saved: dict[str, Saved] = {}
         self._admitted: list[Session] = []
+        self._written: list[tuple[Session, WrittenParts]] = []
+        """Sessions journaled by referring to parts."""
         self._suspicions: dict[str, Suspicion] = {}
         self._restored: list[tuple[Session, int]] = []
         """Sessions that were `restored`, and their last sign of life before the claim counted as one."""
@@ -138,10 +145,13 @@ class Transaction:
 
         Raises:
             OverloadedError: it was, and there is no room for it.
+            NotJournaled: it was, and its history has to be written first (`Host.when_written`).
         """
         is_hot = session.id in self._table.sessions
         if not is_hot:
             self.check_room()
+            if self.in_parts and session.doc.history_bytes > LONG_BYTES and not _is_written(session):
+                raise NotJournaled(session)
         self.save(session.id)
         if not is_hot:
             self._table.insert(session)
@@ -153,16 +163,14 @@ class Transaction:
             session.maybe_stored = True  # the store still has its predecessor
         self._table.insert(session)
 
-    def admit(self, session: Session, record: StateRecord | None = None) -> None:
-        """Make a session of this host, read from the store, hot; it is journaled so that a replay has it, too: as a
-        whole, or by this record, if parts of it are in the journal already.
+    def admit(self, session: Session) -> None:
+        """Make a session of this host, read from the store, hot; it is journaled so that a replay has it, too.
 
         This is not a change, so there is nothing to undo: if the journal refuses it, it is journaled whole with its
         first change.
         """
         self._table.insert(session)
-        self.records.append(record or session.snapshot())
-        session.journaled = True
+        self._log_whole(session)
         self._admitted.append(session)
 
     def remove(self, session: Session, version: int, now: float, op: str | None = None) -> None:
@@ -233,7 +241,8 @@ class Transaction:
         for copy in self._table.set_aside.of(session_id):
             self._table.set_aside.drop(session_id, copy.state.version)
             self._dropped_copies.append(copy)
-            self.records.append(structs.replace(copy, dropped=True))
+            emptied = structs.replace(copy.state, fields=b"", turns=b"", count=0, ops=[])
+            self.records.append(structs.replace(copy, state=emptied, dropped=True))
 
     def give_up_deletion(self, session_id: str) -> None:
         """Drop a pending deletion: the session lives on in the store, perhaps on another host."""
@@ -251,31 +260,43 @@ class Transaction:
 
     # -- after a change -------------------------------------------------------------------------------------
 
-    def log(self, session: Session, record: StateRecord | TurnsRecord, now: float) -> None:
-        """Journal this change, and mark the session dirty.
+    def log(self, session: Session, record: StateRecord | TurnsRecord | None, now: float) -> None:
+        """Journal this change, and mark the session dirty. None: all of it may have changed.
 
         A session that the journal does not have yet, because it is new or was just taken over, is journaled whole.
         With the first change after a restart, while the store has not confirmed the session, its merge base is.
         """
         base = session.base
         if base is not None and (base.version or session.journaled):  # creating it changes nothing
-            session.base = base.after(record.mode, getattr(record, "index", -1), record.count)
+            if record is None:
+                session.base = base.after(HistoryMode.REPLACE, -1, session.doc.turn_count)
+            else:
+                session.base = base.after(record.mode, getattr(record, "index", -1), record.count)
         if isinstance(record, StateRecord):
             record.base = session.journaled_base
-        if session.journaled:
+        if session.journaled and record is not None:
             if session.base_derived:
                 session.base_derived = False
                 if base is not None and isinstance(record, TurnsRecord):
                     self.records.append(BaseRecord(session.id, base))
             self.records.append(record)
         else:
-            self.records.append(session.snapshot())
-            session.journaled = True
+            self._log_whole(session)
         doc, facts = session.doc, session.facts
         if session.counted != doc.status or session.owner_counted != facts.owner or facts.orphan:
             self._table.index.update(session)
         self._table.weigh(session)
         self._table.dirty.mark(session.id, now, doc.size)
+
+    def _log_whole(self, session: Session) -> None:
+        """Journal all of a session: what is not in parts that have been written."""
+        written, session.written = session.written, None
+        if written is not None and written.chunks and written.still_count():
+            self.records += with_parts(session, written)
+            self._written.append((session, written))
+        else:
+            self.records.append(session.snapshot())
+        session.journaled, session.base_derived = True, False
 
     # -- restored with the sessions -------------------------------------------------------------------------
 
@@ -333,14 +354,15 @@ class Transaction:
         self.after_rollback = []
         self._saved.clear()
         if (
-            self._admitted or self._suspicions or self._restored or self._holds or self._orphans
-            or self._set_aside or self._dropped_copies or self._departures
+            self._admitted or self._written or self._suspicions or self._restored or self._holds
+            or self._orphans or self._set_aside or self._dropped_copies or self._departures
         ):  # fmt: skip
             self._discard_rare()
 
     def _discard_rare(self) -> None:
         """Discard what few groups have."""
         self._admitted.clear()
+        self._written.clear()
         self._suspicions.clear()
         self._restored.clear()
         self._holds.clear()
@@ -365,6 +387,8 @@ class Transaction:
             table.set_aside.add(copy)
         for session in self._admitted:
             session.journaled = False
+        for session, written in self._written:
+            session.written = written
         for session, beat_us in reversed(self._restored):
             session.restored, session.beat_us = True, beat_us
         for session, claimed_us, counted in self._holds:
@@ -418,3 +442,8 @@ class Transaction:
         self._table.index.orphans.move_back(self._orphans)
         places = {session_id: suspicion.place for session_id, suspicion in self._suspicions.items()}
         self._liveness.move_suspects_back(places)
+
+
+def _is_written(session: Session) -> bool:
+    """Whether its history is in the journal."""
+    return session.written is not None and session.written.still_count()

@@ -26,6 +26,7 @@ from callstate_client.engine.interfaces import Caller, Deferred, InSteps, NotCac
 from callstate_client.engine.limits import DefaultLimits, Spans
 from callstate_client.engine.long_result import Result
 from callstate_client.engine.request import BadRequest, read_request, result_line
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query, StoredSession
 from callstate_client.engine.workers.states import WorkerState
 from callstate_client.errors import TooLargeError
@@ -236,6 +237,10 @@ class MemoryHost:
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
         """Known at once: it does not exist."""
         self.note_missing(session_id)
+        then()
+
+    def when_written(self, session: Session, then: Callable[[], None], /) -> None:
+        """There is no journal."""
         then()
 
     async def stored_active_ids(self, cursor: str) -> tuple[list[str], str]:

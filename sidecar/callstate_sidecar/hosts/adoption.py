@@ -155,10 +155,8 @@ class Adopter:
         session = await in_turns(handoff.take_over(session_id, stored, self._host_id, HOST_LOST))
         if session is None:
             return
-        record = None
         if self._parts is not None:
             await self._parts.write(session)
-            record = self._parts.take(session)
         if session_id not in sessions:  # else a request has read it meanwhile
             owner = stored.meta.owner if stored.meta is not None else ""
-            handoff.adopt(self._ctx, session, owner, record)
+            handoff.adopt(self._ctx, session, owner)

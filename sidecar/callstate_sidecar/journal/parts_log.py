@@ -1,21 +1,21 @@
-"""Long histories that are written to the log in parts, ahead of the sessions that are about to become hot.
+"""Long histories that are written to the log in parts, ahead of the sessions that are about to have them.
 
-A session that is read from the store is journaled as a whole when it becomes hot. If its history is long, the parts
-of it are appended before, in slices of the loop, and what is left for the group that makes it hot is small. Parts
-without that record mean nothing: a replay drops them.
+A session is journaled as a whole when it becomes hot, by a read of the store or by a change, and when it gets the
+history that the store has. If that is long, the parts of it are appended before, in slices of the loop, and what is
+left for the group is small. Parts without it mean nothing: a replay drops them.
 """
 
 from __future__ import annotations
 
-from callstate_client.engine.sessions.parts import LONG_BYTES, in_parts
-from callstate_client.engine.sessions.records import PartRecord, StateRecord
+from callstate_client.engine.sessions.parts import LONG_BYTES, parts_of
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.written_parts import WrittenParts
 from callstate_sidecar.journal.log import Journal
 from callstate_sidecar.slices import Slices
 
 
 class PartsLog:
-    """Writes the parts of sessions that are about to become hot.
+    """Writes the histories of sessions that are about to be journaled as a whole.
 
     Args:
         journal: gets them.
@@ -25,29 +25,26 @@ class PartsLog:
     def __init__(self, journal: Journal, slice_s: float | None = None) -> None:
         self._journal = journal
         self._slice_s = slice_s
-        self._written: dict[str, tuple[Session, StateRecord, int]] = {}
-        """By id, until they are taken: sessions, the records that have their parts, and the checkpoints begun."""
 
     async def write(self, session: Session) -> None:
-        """Write the parts of a session, if it is long. It must not change until its record is taken."""
+        """Write the history of a session that is not hot, if it is long, and note in it what has been written."""
         if session.doc.history_bytes <= LONG_BYTES:
             return
-        journal, slices = self._journal, Slices(self._slice_s)
-        begun = journal.checkpoints_begun
-        for record in in_parts(session, journal.sequence + 1):
-            if isinstance(record, PartRecord):
-                try:
-                    journal.append([record])
-                except Exception:  # noqa: BLE001 - as for a group, which will meet the same
-                    return
-                await slices.give_way()
-            else:
-                self._written[session.id] = session, record, begun
+        while session.written is None or not session.written.still_count():  # else a checkpoint has left it behind
+            session.written = await self._written(session)
 
-    def take(self, session: Session) -> StateRecord | None:
-        """The record that makes the parts a session, to be written in this turn of the loop; None: it has to be
-        written as a whole."""
-        written = self._written.pop(session.id, None)
-        if written is None or written[0] is not session or written[2] != self._journal.checkpoints_begun:
-            return None  # a checkpoint has left the parts behind
-        return written[1]
+    async def _written(self, session: Session) -> WrittenParts:
+        journal, slices = self._journal, Slices(self._slice_s)
+        begun, key = journal.checkpoints_begun, journal.sequence + 1
+
+        def still_count() -> bool:
+            return journal.checkpoints_begun == begun
+
+        parts = parts_of(session.doc)
+        for number, part in enumerate(parts):
+            try:
+                journal.append([part.record(session.id, key, number)])
+            except Exception:  # noqa: BLE001 - the group with the session will meet the same
+                return WrittenParts(key, [], still_count)
+            await slices.give_way()
+        return WrittenParts(key, [part.chunks for part in parts], still_count)

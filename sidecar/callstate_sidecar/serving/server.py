@@ -30,6 +30,7 @@ from callstate_client.engine.request import (
     read_request,
     result_line,
 )
+from callstate_client.engine.sessions.parts import NotJournaled
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.user import User
 from callstate_client.engine.verbs.save_delta import MIN_BYTES, Extending
@@ -221,7 +222,7 @@ class Server:
             if not isinstance(outcome, bytes):
                 self._take_time(connection, request, outcome, len(group) > before)
                 return
-        except (NotCached, NotOurs) as need:
+        except (NotCached, NotJournaled, NotOurs) as need:
             self._begin_waiting(connection)
             self._run_once_read(connection, request, need)
             return
@@ -287,11 +288,13 @@ class Server:
         connection.serve_soon()
 
     def _run_once_read(
-        self, connection: ClientConnection, request: DecodedRequest, need: NotCached | NotOurs
+        self, connection: ClientConnection, request: DecodedRequest, need: NotCached | NotJournaled | NotOurs
     ) -> None:
         host = self._engine.ctx.host
         if isinstance(need, NotCached):
             host.when_known(need.session_id, lambda: self._run_waiting(connection, request))
+        elif isinstance(need, NotJournaled):
+            host.when_written(need.session, lambda: self._run_waiting(connection, request))
         else:
             host.when_taken(need, lambda: self._run_waiting(connection, request))
 
@@ -364,7 +367,7 @@ class Server:
                 next(work.steps)
         except StopIteration as end:
             result = end.value
-        except (NotCached, NotOurs) as need:
+        except (NotCached, NotJournaled, NotOurs) as need:
             connection.busy = False
             connection.serve_soon()
             self._run_once_read(connection, request, need)

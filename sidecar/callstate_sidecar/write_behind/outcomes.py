@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 from callstate_client.engine.events import SET_ASIDE, SUPERSEDED, Events
 from callstate_client.engine.flush_queue import FlushQueue
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import StoredSession, Write
+from callstate_client.errors import UnreadableError
+from callstate_sidecar.journal import PartsLog
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
@@ -38,6 +41,7 @@ class Outcomes:
         backend: read where the store has another state.
         commit: commits the open group.
         reconciler: decides about sessions that the store has in another state.
+        parts: as of ReadThrough.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Outcomes:
         commit: Callable[[], None],
         reconciler: Reconciler,
         deletions: FlushedDeletions,
+        parts: PartsLog | None,
     ) -> None:
         self._table = queue.table
         self._queue = queue
@@ -60,6 +65,7 @@ class Outcomes:
         self._commit = commit
         self._reconciler = reconciler
         self._deletions = deletions
+        self._parts = parts
 
     async def apply(
         self, batch: list[tuple[Write, float]], results: list[WriteResult], away: AwayWrites
@@ -131,6 +137,7 @@ class Outcomes:
                 write, since, result = other_state[0]
                 stored = await self._backend.read(write.session_id)
                 theirs = await in_turns(self._reconciler.read(write.session_id, stored))
+                await self._write_parts(write, stored, theirs)
                 self._commit()
                 settled = self._reconciler.settle(write, stored, theirs)
                 other_state.popleft()
@@ -143,6 +150,15 @@ class Outcomes:
             while other_state:
                 write, since, _ = other_state.pop()
                 self._queue.retry(write, since)
+
+    async def _write_parts(
+        self, write: Write, stored: StoredSession | None, theirs: Session | UnreadableError | None
+    ) -> None:
+        """Journal the history that the store has, if it is long and may become that of the hot session."""
+        if self._parts is None or not isinstance(theirs, Session):
+            return
+        if self._reconciler.may_take_history(write, stored, theirs):
+            await self._parts.write(theirs)
 
     def _superseded(self, write: Write, result: WriteResult, stored: StoredSession | None) -> None:
         """The store's state counts: quarantine ours, and publish that once."""

@@ -12,6 +12,7 @@ from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import StoreError, StorePartDownError
 from callstate_sidecar.background import BackgroundTask
 from callstate_sidecar.config.schema import StoreConfig
+from callstate_sidecar.journal import PartsLog
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
@@ -47,6 +48,7 @@ class WriteBehind(BackgroundTask):
         events: publishes what becomes of the store, and sessions that it refuses.
         commit: commits the open group.
         reconciler: decides about sessions that the store has in another state.
+        parts: as of ReadThrough.
 
     Attributes:
         store: whether the store is up.
@@ -66,6 +68,7 @@ class WriteBehind(BackgroundTask):
         events: Events,
         commit: Callable[[], None],
         reconciler: Reconciler,
+        parts: PartsLog | None = None,
     ) -> None:
         super().__init__(metrics)
         self._table = queue.table
@@ -80,7 +83,7 @@ class WriteBehind(BackgroundTask):
         self._watch = StoreWatch(backend, self.store, clock, metrics, config.timeout_s)
         self._barrier = FlushBarrier(queue.table, self.store, self._wake)
         self._deletions = FlushedDeletions(queue, clock, config.ttl_s)
-        outcomes = Outcomes(queue, backend, clock, metrics, events, commit, reconciler, self._deletions)
+        outcomes = Outcomes(queue, backend, clock, metrics, events, commit, reconciler, self._deletions, parts)
         self._sweep = StoreSweep(
             queue, backend, clock, config, metrics, self.store, commit, reconciler, self._rewrite_after_loss
         )

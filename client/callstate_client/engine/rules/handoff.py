@@ -15,7 +15,6 @@ from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.reasons import HOST_LOST
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.lifecycle import revive
-from callstate_client.engine.sessions.records import StateRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import session_in_steps
 from callstate_client.engine.sessions.stored import StoredSession
@@ -36,16 +35,15 @@ def lose(ctx: Context, session: Session, host: str) -> None:
     ctx.liveness.forget(session.id)
 
 
-def adopt(ctx: Context, session: Session, owner: str, record: StateRecord | None = None) -> None:
+def adopt(ctx: Context, session: Session, owner: str) -> None:
     """Make a session that was taken over from a dead host hot, with a full timeout in which to be claimed.
 
     Args:
         ctx: the sessions.
         session: as `take_over` returns it. It must not be hot.
         owner: who had it.
-        record: as of `Transaction.admit`.
     """
-    ctx.tx.admit(session, record)
+    ctx.tx.admit(session)
     ctx.watch(INTERNAL, session)
     ctx.events.note("orphaned", ctx.now_us(), session, reason=HOST_LOST, owner=owner)
 

@@ -165,6 +165,12 @@ class Document:
         self.history_bytes = sum(map(len, self.chunks)) + len(pieces) - 1
         self.lineage = next(_lineages)
 
+    def take_history(self, other: Document) -> None:
+        """Replace the history with that of another document, which is not needed any more."""
+        self.chunks, self.counts = other.chunks, other.counts
+        self.turn_count, self.history_bytes = other.turn_count, other.history_bytes
+        self.lineage = next(_lineages)
+
     def repeated(self, text: bytes, at: int) -> int:
         """The offset up to which a text, from `at` on, equals the kept history; `at` itself if it does not."""
         end = at

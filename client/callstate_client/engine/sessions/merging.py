@@ -58,7 +58,7 @@ def merge(session: Session, base: MergeBase, theirs: Session) -> None:
     metrics = _metrics(session.doc.metrics, base.metrics, theirs.doc.metrics)
     _merge_head(session, base, theirs, metrics)
     if history is not None:
-        session.doc.replace_history(b",".join(history.chunks), history.turn_count)
+        session.doc.take_history(history)
     _merge_facts(session, base, theirs)
     session.ops = dict([*(theirs.ops | session.ops).items()][-KEPT_OPS:])
     session.beat_us = max(session.beat_us, theirs.beat_us)
@@ -70,7 +70,7 @@ def take_document(session: Session, theirs: Session) -> None:
     head = Head(session.id, other.fields, other.provider, other.call_id, other.status, other.metrics, None)
     doc.take_head(head, other.updated_us)
     doc.updated_text = other.updated_text
-    doc.replace_history(b",".join(other.chunks), other.turn_count)
+    doc.take_history(other)
 
 
 def _either(ours: T, base: T | None, theirs: T) -> T:

@@ -91,6 +91,8 @@ class StateRecord(Struct, array_like=True, kw_only=True, tag=7):
     key: int = 0
     parts: int = 0
     """How many records of this key have the history, which is not in this one then; 0: none."""
+    order: list[int] = []
+    """The numbers of the parts that are the history, in its order; empty: all, as they are numbered."""
 
 
 class PartRecord(Struct, array_like=True, frozen=True, tag=9):

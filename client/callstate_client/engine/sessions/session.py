@@ -8,6 +8,7 @@ A rollback (see transaction.py) treats the four kinds of state in a session diff
     beat_us, restored, suspected, born         observed: it stays, except what the transaction saved
     stored_version, in_store, seen_stamp,      known about the store: it stays
     maybe_stored, quarantined
+    written                                    known about the journal: it stays
     counted, owner_counted, uid_counted, seq, weighed   its entries in the indexes: updated to match
 
 `facts`, `base`, `ops` and the parts of the document are replaced and never changed in place, so a mark is a tuple
@@ -28,6 +29,7 @@ from callstate_client.engine.sessions.layout import InStore
 from callstate_client.engine.sessions.ops import KEPT_OPS, op_weight
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase, OpResult, StateRecord
 from callstate_client.engine.sessions.stored import ENDED, LIVE, ORPHAN, SUSPECT
+from callstate_client.engine.sessions.written_parts import WrittenParts
 
 _REPLACE, _APPEND, _AMEND = HistoryMode.REPLACE, HistoryMode.APPEND, HistoryMode.AMEND
 """Looked up once: a member of an enum takes several times as long as a global name."""
@@ -40,7 +42,7 @@ class Session:
         "base", "base_derived", "beat_us", "born", "born_of", "counted", "doc", "facts", "facts_bytes",
         "fenced_epoch", "host", "id", "in_store", "journaled", "known_timeout_s", "maybe_stored", "ops",
         "ops_bytes", "owner_counted", "quarantined", "restored", "seen_stamp", "seq", "stored_version",
-        "suspected", "uid_counted", "version", "weighed", "weighed_facts", "weighed_ops",
+        "suspected", "uid_counted", "version", "weighed", "weighed_facts", "weighed_ops", "written",
     )  # fmt: skip
 
     def __init__(self, session_id: str, doc: Document, facts: Facts = NO_FACTS) -> None:
@@ -90,10 +92,10 @@ class Session:
         """Sequence number, assigned when it becomes hot: the order of listings."""
         self.weighed = 0
         """The bytes that the table counts for it; 0 while it is not hot."""
-        self.weighed_facts, self.facts_bytes = NO_FACTS, 0
-        """The facts last weighed, and their bytes."""
-        self.weighed_ops, self.ops_bytes = self.ops, 0
-        """The kept results last weighed, and their bytes."""
+        self.weighed_facts, self.facts_bytes, self.weighed_ops, self.ops_bytes = NO_FACTS, 0, self.ops, 0
+        """The facts and the kept results last weighed, and their bytes."""
+        self.written: WrittenParts | None = None
+        """What is in the journal already of a history with which the session is about to be journaled."""
 
     # -- reading ------------------------------------------------------------------------------------------
 

@@ -132,7 +132,7 @@ def _pieces(table: SessionTable, record: StateRecord) -> list[tuple[bytes, int]]
     parts = table.parts.pop(record.key, [])
     if len(parts) != record.parts:
         raise ValueError(f"session {record.session_id} has {record.parts} parts, and {len(parts)} of them are here")
-    return parts
+    return [parts[number] for number in record.order] if record.order else parts
 
 
 def _state(

@@ -86,9 +86,9 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> Result:
     has_other_owner = session.facts.owner not in ("", worker_id)
     if has_other_owner and phase is Phase.LIVE and not p.steal and session.id not in ctx.departures.pending:
         raise ConflictError(f"the session is {session.facts.owner}'s, which is alive", owner=session.facts.owner)
+    _take(ctx, caller, session, worker_id, p)
     if p.steal and ctx.guard is None:
         ctx.access.note(caller, "session.claim", session.id)
-    _take(ctx, caller, session, worker_id, p)
     return load_session(session, p.history, for_worker=True)
 
 

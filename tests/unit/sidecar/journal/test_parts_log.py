@@ -139,13 +139,29 @@ async def test_a_kill_before_the_last_record_leaves_no_session(tmp_path: Path) -
 
 async def test_after_a_checkpoint_the_session_is_written_as_a_whole(tmp_path: Path) -> None:
     journal = open_journal(tmp_path, BadDisk(), None, start=True)
-    parts, session = PartsLog(journal), long_session()
+    core, parts, session = Core(journal=journal), PartsLog(journal), long_session()
     await parts.write(session)
     journal.begin_checkpoint()
-    assert parts.take(session) is None
+    core.tx.admit(session)
+    assert [type(record) for record in core.tx.records] == [StateRecord]
+    assert session.written is None
+    core.commit()
+    assert durable_state(replayed(journal, tmp_path)) == durable_state(core.table)
+
+
+async def test_parts_that_a_checkpoint_has_left_behind_are_written_again(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path, BadDisk(), None, start=True)
+    parts, session = PartsLog(journal, 0.0), long_session()
+    writing = asyncio.ensure_future(parts.write(session))
+    while journal.sequence < PARTS - 1:
+        await asyncio.sleep(0)
+    journal.begin_checkpoint()
+    await writing
+    assert journal.sequence == 2 * PARTS
+    assert session.written is not None
+    assert session.written.still_count()
     await parts.write(session)
-    assert parts.take(session) is not None
-    assert parts.take(session) is None, "once"
+    assert journal.sequence == 2 * PARTS, "once"
     journal.close()
 
 
