@@ -11,7 +11,8 @@ from msgspec import Raw
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import Head, head_of
-from callstate_client.engine.sessions.head_patch import checked_patch, patched_head
+from callstate_client.engine.sessions.head_patch import checked_patch, fields_in_steps, patched_head
+from callstate_client.engine.sessions.steps import finished
 from callstate_client.model import documents
 from callstate_client.model.merge import merge_patch
 from support.budget import examples
@@ -54,7 +55,11 @@ PATCHES = st.fixed_dictionaries(
 
 
 def patched(doc: Document, patch: Raw, path: str) -> Head:
-    return patched_head(doc, checked_patch(patch, path), path)
+    """By the patch at once, and in steps, which has to be the same."""
+    changes = checked_patch(patch, path)
+    head = patched_head(doc, changes, path)
+    assert patched_head(doc, changes, path, finished(fields_in_steps(doc, changes, path))) == head
+    return head
 
 
 def head_json(document: dict[str, Any]) -> dict[str, Any]:

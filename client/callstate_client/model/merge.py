@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Generator
+from itertools import islice
+from typing import Any, Final
 
 import msgspec
 
 from callstate_client.model import go_json
+
+MEMBERS_A_STEP: Final = 500
+"""Members merged or written in one step: a tenth of a millisecond."""
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -57,3 +62,25 @@ def merge_text(target: bytes, patch: Any) -> bytes:
         else:
             merged[name] = merge_text(merged.get(name, b"null"), value)
     return go_json.join_members(merged)
+
+
+def merge_in_steps(target: bytes, patch: Any) -> Generator[None, None, bytes]:
+    """As `merge_text`, in steps of MEMBERS_A_STEP members, and one for each object of the target."""
+    if not isinstance(patch, dict):
+        return msgspec.json.encode(patch)
+    merged = go_json.raw_members(target) if target[:1] == b"{" else {}
+    for number, (name, value) in enumerate(patch.items()):
+        if not number % MEMBERS_A_STEP:
+            yield
+        if value is None:
+            merged.pop(name, None)
+        elif isinstance(value, dict):
+            merged[name] = yield from merge_in_steps(merged.get(name, b"null"), value)
+        else:
+            merged[name] = msgspec.json.encode(value)
+    parts: list[bytes] = []
+    names = iter(merged.items())
+    while some := dict(islice(names, MEMBERS_A_STEP)):
+        parts.append(go_json.join_members(some)[1:-1])
+        yield
+    return b"{%b}" % b",".join(parts)

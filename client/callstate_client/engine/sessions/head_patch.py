@@ -7,10 +7,10 @@ go beyond what clients may send. A head with more members than clients may send 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from msgspec import Raw, structs
+from msgspec import Raw
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import CallMetrics, Head, joined_members, metrics_of
@@ -25,7 +25,7 @@ from callstate_client.engine.sessions.validation.values import (
 )
 from callstate_client.errors import InvalidParamsError, TooLargeError
 from callstate_client.model import documents, go_json
-from callstate_client.model.merge import merge_text
+from callstate_client.model.merge import merge_in_steps, merge_text
 
 RAW_LEVELS: Final = 2
 """How deep in a patch long values are looked for: in the session, and in its recovery data."""
@@ -85,46 +85,111 @@ def _with_long_texts(changes: dict[str, Any], text: bytes, levels: int) -> Gener
     return changes
 
 
-def patched_head(doc: Document, changes: Mapping[str, Any], path: str) -> Head:
+class PatchedFields(NamedTuple):
+    """What a patch makes of a head's fields.
+
+    Args:
+        before: the fields that it was applied to.
+        after: the same object, if nothing changes.
+        provider: of the head then.
+        call_id: of the head then.
+    """
+
+    before: bytes
+    after: bytes
+    provider: str
+    call_id: str
+
+
+def patched_head(doc: Document, changes: Mapping[str, Any], path: str, ready: PatchedFields | None = None) -> Head:
     """The head of a document with a checked patch applied, validated.
+
+    Args:
+        doc: the document.
+        changes: the patch.
+        path: its path in the message, for errors.
+        ready: of `fields_in_steps`, used if it was made from the present fields.
 
     Raises:
         InvalidParamsError: the result is not valid.
         TooLargeError: it has more members than a head may have, and than it had.
     """
-    changes = {**changes}
     head = Head("", doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, None)
     if "status" in changes:
-        status = changes.pop("status")
+        status = changes["status"]
         given = {} if status is None else {"status": msgspec.json.encode(status)}
         head.status = check_head(go_json.join_members({"id": _EMPTY, **given}), path)[0].status
     if "metrics" in changes:
-        head.metrics = _patched_metrics(doc.metrics, changes.pop("metrics"), f"{path}.metrics")
-    return _with_fields(head, changes, path) if changes else head
+        head.metrics = _patched_metrics(doc.metrics, changes["metrics"], f"{path}.metrics")
+    if not touches_fields(changes):
+        return head
+    if ready is None or ready.before is not doc.fields:
+        others = _of_fields(changes)
+        before = go_json.raw_members(b"{%b}" % doc.fields)
+        ready = _patched_fields(doc, others, path, before, _merged(before, others))
+    head.fields, head.provider, head.call_id = ready.after, ready.provider, ready.call_id
+    return head
 
 
-def _with_fields(head: Head, changes: Mapping[str, Any], path: str) -> Head:
-    """The head with all other members patched."""
-    before = go_json.raw_members(b"{%b}" % head.fields)
-    after = _merged(before, changes)
+def fields_in_steps(
+    doc: Document, changes: Mapping[str, Any], path: str
+) -> Generator[None, None, PatchedFields | None]:
+    """What `patched_head` makes of long fields, in steps, for it to be given that; None if they stay."""
+    if not touches_fields(changes):
+        return None
+    others = _of_fields(changes)
+    before_text = doc.fields
+    before = go_json.raw_members(b"{%b}" % before_text)
+    yield
+    after = yield from _merged_in_steps(before, others)
+    yield
+    if doc.fields is not before_text:
+        return None
+    return _patched_fields(doc, others, path, before, after)
+
+
+def touches_fields(changes: Mapping[str, Any]) -> bool:
+    """Whether a patch changes more than the status and the counters."""
+    return len(changes) > ("status" in changes) + ("metrics" in changes)
+
+
+def _of_fields(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if name not in ("status", "metrics")}
+
+
+def _patched_fields(
+    doc: Document, changes: Mapping[str, Any], path: str, before: _Members, after: _Members
+) -> PatchedFields:
+    """The fields with all members patched, validated."""
     touched = {name: after[name] for name in changes if name in documents.HEAD_NAMES and name in after}
     typed, _ = check_head(go_json.join_members({"id": _EMPTY, **touched}), path)
     _check_recovery(after, path)
     _check_unknown(before, after, path)
     fields = _fields(after)
-    if fields == head.fields:
-        return head
+    if fields == doc.fields:
+        return PatchedFields(doc.fields, doc.fields, doc.provider, doc.call_id)
     try:
         check_parts(fields, path, HEAD_PARTS)
     except TooLargeError:
         if _parts_of(after, changes) > _parts_of(before, changes):
             raise
-    return structs.replace(
-        head,
-        fields=fields,
-        provider=typed.provider if "provider" in changes else head.provider,
-        call_id=typed.call_id if "call_id" in changes else head.call_id,
+    return PatchedFields(
+        doc.fields,
+        fields,
+        typed.provider if "provider" in changes else doc.provider,
+        typed.call_id if "call_id" in changes else doc.call_id,
     )
+
+
+def _merged_in_steps(members: _Members, changes: Mapping[str, Any]) -> Generator[None, None, _Members]:
+    """As `_merged`, in steps."""
+    after = dict(members)
+    for name, value in changes.items():
+        if value is not None:
+            after[name] = yield from merge_in_steps(after.get(name, b"null"), value)
+        elif name != "created_at":
+            after.pop(name, None)
+    return after
 
 
 def _merged(members: _Members, changes: Mapping[str, Any]) -> _Members:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -15,7 +15,14 @@ from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import settle_status, sign_of_life
 from callstate_client.engine.rules.param_checks import checked_word
 from callstate_client.engine.sessions.document import UNCUT_BYTES
-from callstate_client.engine.sessions.head_patch import checked_patch, patch_in_steps, patched_head
+from callstate_client.engine.sessions.head_patch import (
+    PatchedFields,
+    checked_patch,
+    fields_in_steps,
+    patch_in_steps,
+    patched_head,
+    touches_fields,
+)
 from callstate_client.engine.sessions.many_turns import are_many, check_many, check_some
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
@@ -42,6 +49,9 @@ from callstate_client.protocol.params import (
     RecordInterruptionParams,
     UpdateParams,
 )
+
+UPDATE_TRIES: Final = 4
+"""How often a long update is prepared, if the session is updated meanwhile; then it is done in one go."""
 
 
 def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> Result | Deferred | InSteps:
@@ -212,23 +222,42 @@ def update(ctx: Context, caller: Caller, p: UpdateParams) -> Result | Deferred |
         return done
     if len(p.set) > LONG_BYTES:
         return in_steps(_update_long(ctx, caller, p))
-    return _update(ctx, caller, session, p, checked_patch(p.set, "$.params.set"))
+    changes = checked_patch(p.set, "$.params.set")
+    if len(session.doc.fields) > LONG_BYTES and touches_fields(changes):
+        return in_steps(_update_long(ctx, caller, p, changes))
+    return _update(ctx, caller, session, p, changes)
 
 
-def _update_long(ctx: Context, caller: Caller, p: UpdateParams) -> Steps:
-    """Update by a patch that takes long to check."""
+def _update_long(ctx: Context, caller: Caller, p: UpdateParams, changes: Mapping[str, Any] | None = None) -> Steps:
+    """Update by a patch that takes long to check or to apply. `changes`: the patch, if it was checked."""
     yield
-    changes = yield from patch_in_steps(p.set, "$.params.set")
-    yield
-    session, done = _changeable(ctx, caller, p)
-    return _update(ctx, caller, session, p, changes) if done is None else done
+    if changes is None:
+        changes = yield from patch_in_steps(p.set, "$.params.set")
+        yield
+    fields, tries = None, 0
+    while True:
+        session, done = _changeable(ctx, caller, p)
+        if done is not None:
+            return done
+        if tries == UPDATE_TRIES or (fields is not None and fields.before is session.doc.fields):
+            return _update(ctx, caller, session, p, changes, fields)
+        fields = yield from fields_in_steps(session.doc, changes, "$.params.set")
+        tries += 1
+        yield
 
 
-def _update(ctx: Context, caller: Caller, session: Session, p: UpdateParams, changes: Mapping[str, Any]) -> bytes:
-    """Update by a checked patch."""
+def _update(
+    ctx: Context,
+    caller: Caller,
+    session: Session,
+    p: UpdateParams,
+    changes: Mapping[str, Any],
+    fields: PatchedFields | None = None,
+) -> bytes:
+    """Update by a checked patch. `fields`: what it makes of the fields, if they were not changed meanwhile."""
     if p.if_version is not None and p.if_version != session.version:
         raise ConflictError(f"the session has version {session.version}", version=session.version)
-    head = patched_head(session.doc, changes, "$.params.set")
+    head = patched_head(session.doc, changes, "$.params.set", fields)
     if session.ended and head.status != "ended":
         raise ended_error(session)  # a late update does not start a new call: only a save or a claim revives
     ctx.check_head(head.size, session.doc.head_size)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from msgspec import Raw
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import Head, head_of, read_head
-from callstate_client.engine.sessions.head_patch import checked_patch, patched_head
+from callstate_client.engine.sessions.head_patch import checked_patch, fields_in_steps, patched_head
+from callstate_client.engine.sessions.steps import finished
 from callstate_client.engine.sessions.validation.heads import HEAD_NAMES, METRICS_BYTES
 from callstate_client.engine.sessions.validation.values import HEAD_PARTS
 from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError
 from callstate_client.model import documents
+from callstate_client.model.merge import MEMBERS_A_STEP
 from support.documents import count_turns
 
 TURN = b'{"role":"user","content":"0"}'
@@ -33,7 +36,16 @@ def stored(**members: object) -> Document:
 
 
 def patched(doc: Document, patch: Raw, path: str) -> Head:
-    return patched_head(doc, checked_patch(patch, path), path)
+    changes = checked_patch(patch, path)
+    try:
+        fields = finished(fields_in_steps(doc, changes, path))
+    except Exception as error:
+        with pytest.raises(type(error), match=re.escape(str(error))):
+            patched_head(doc, changes, path)
+        raise
+    head = patched_head(doc, changes, path)
+    assert patched_head(doc, changes, path, fields) == head
+    return head
 
 
 def patch(doc: Document, **members: object) -> None:
@@ -170,3 +182,31 @@ def test_a_long_head_is_not_read_by_a_patch_of_other_members() -> None:
     doc.fields = doc.fields.replace(b'{"x":1}', b"broken")
     patch(doc, status="held", metrics={"x": 1})
     assert doc.status == "held"
+
+
+def test_what_was_prepared_for_other_fields_is_not_used() -> None:
+    doc = document(b'{"id":"a","provider":"sip","x":1}')
+    changes = checked_patch(Raw(b'{"x":2,"status":"on_hold"}'), "$")
+    fields = finished(fields_in_steps(doc, changes, "$"))
+    patch(doc, provider="twilio", y=3)
+    head = patched_head(doc, changes, "$", fields)
+    assert (head.provider, head.status) == ("twilio", "on_hold")
+    assert b'"x":2,"y":3' in head.fields
+
+
+def test_fields_that_change_between_the_steps_are_left_to_the_end() -> None:
+    doc = document(b'{"id":"a","provider":"sip","x":1}')
+    steps = fields_in_steps(doc, {"x": 2}, "$")
+    next(steps)
+    patch(doc, provider="twilio")
+    assert finished(steps) is None
+    assert finished(fields_in_steps(doc, {"status": "on_hold"}, "$")) is None
+
+
+def test_long_patches_are_merged_in_small_steps() -> None:
+    doc = document(b'{"id":"a"}')
+    members = {f"k{number}": {"x": number} for number in range(4 * MEMBERS_A_STEP)}
+    for _ in range(2):
+        changes = {"recovery_data": {**members, "flat": {**dict.fromkeys(members, 1)}}}
+        assert len([*fields_in_steps(doc, changes, "$")]) > 40
+        patch(doc, **changes)

@@ -266,6 +266,49 @@ async def test_a_long_amendment_is_checked_in_steps_and_of_what_is_there_then(co
     assert history == [*KEPT, KEPT[1] | changes]
 
 
+async def test_a_long_update_is_applied_in_steps_to_what_is_there_then(core: Core) -> None:
+    """Another update comes in between, and keeps its own."""
+    await core.save("s")
+    client, other = FakeClient(core), FakeClient(core)
+    members = {f"k{number}": {"x": "y" * 20} for number in range(3000)}
+    for count in (1, 2):  # of an empty value, and of a long one
+        long = client.send(
+            ("session.update", {"session_id": "s", "set": {"recovery_data": members | {"n": count}}})
+        )
+        turns = 0
+        while not client.answered(long):
+            turns += 1
+            if turns in (20, 30):
+                other.send(("session.update", {"session_id": "s", "set": {"provider": f"p{turns}"}}))
+            await asyncio.sleep(0)
+        assert turns > 60
+    loaded = await core.call("session.load", session_id="s", history="none")
+    assert loaded["session"]["provider"] == "p30"
+    assert loaded["session"]["recovery_data"] == members | {"n": 2}
+
+
+async def test_an_update_of_a_session_that_never_rests_is_made_all_the_same(core: Core) -> None:
+    await core.save("s")
+    client, other = FakeClient(core), FakeClient(core)
+    long = client.send(("session.update", {"session_id": "s", "set": {"recovery_data": {"x": "y" * 100_000}}}))
+    turns = 0
+    while not client.answered(long):
+        turns += 1
+        other.send(("session.update", {"session_id": "s", "set": {"provider": f"p{turns}"}}))
+        await asyncio.sleep(0)
+        assert turns < 100
+    assert "result" in client.replies[long[0]]
+
+
+async def test_a_short_update_of_a_long_head_takes_steps_if_it_reads_it(core: Core) -> None:
+    await core.save("s", session={"recovery_data": {"x": "y" * 100_000}})
+    client = FakeClient(core)
+    status = client.send(("session.update", {"session_id": "s", "set": {"status": "on_hold"}}))
+    assert await turns_until(client, status) <= 2
+    member = client.send(("session.update", {"session_id": "s", "set": {"campaign": 1}}))
+    assert await turns_until(client, member) > 3
+
+
 @pytest.mark.parametrize(
     ("method", "params", "path"),
     [
