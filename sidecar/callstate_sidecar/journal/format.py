@@ -19,7 +19,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -116,11 +116,15 @@ def read_synced(data: Bytes, generation: int) -> int:
 
 def frame(generation: int, sequence: int, synced: int, body: bytes) -> bytes:
     """Encode a record."""
-    return framed(generation, sequence, synced, (body,))
+    length = len(body)
+    crc = zlib.crc32(body, zlib.crc32(_SALT.pack(generation, length, sequence, synced)))
+    return _RECORD.pack(RECORD_MAGIC, length, crc, sequence, synced) + body
 
 
-def framed(generation: int, first_sequence: int, synced: int, bodies: Iterable[bytes]) -> bytes:
+def framed(generation: int, first_sequence: int, synced: int, bodies: Sequence[bytes]) -> bytes:
     """Encode consecutive records, numbered from the first sequence on."""
+    if len(bodies) == 1:  # as at the pace of speech
+        return frame(generation, first_sequence, synced, bodies[0])
     crc32, salt, pack = zlib.crc32, _SALT.pack, _RECORD.pack
     parts: list[bytes] = []
     for sequence, body in enumerate(bodies, first_sequence):

@@ -33,8 +33,9 @@ from callstate_sidecar.serving.connection import ClientConnection
 
 log = EventLog(__name__)
 
-ALONE_AFTER: Final = 16
-"""After this many groups in a row with one connection each, a group no longer waits for others."""
+ALONE_AFTER: Final = 3
+"""After this many groups in a row with one connection each, a group no longer waits for others. On a host with
+eight workers requests of two coincide often enough that many would hardly ever follow each other."""
 
 AT_ONCE_S: Final = 0.00002
 """Requests of two connections that are read within this time, seconds, have probably been ready at once: no client

@@ -187,12 +187,14 @@ class Context:
             TooLargeError: it would be too large.
             OverloadedError: memory is short, and it would have more than its share.
         """
-        if size > self.limits.session_bytes and not session.doc.full:
-            session.doc.full = True
-            self.events.note("session.full", self.now_us(), session)
-        self.check_size(size)
-        if 0 < self.limits.hot_bytes < self.table.hot.total:
-            self.room.check_growth(self.limits, size)
+        limits = self.limits
+        if size > limits.session_bytes:
+            if not session.doc.full:
+                session.doc.full = True
+                self.events.note("session.full", self.now_us(), session)
+            self.check_size(size)
+        if 0 < limits.hot_bytes < self.table.hot.total:
+            self.room.check_growth(limits, size)
 
     def check_size(self, size: int) -> None:
         """Refuse a session of more bytes than `limits.session_bytes`.

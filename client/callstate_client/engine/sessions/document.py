@@ -360,7 +360,7 @@ class Document:
     @property
     def size(self) -> int:
         """Approximate size of the document as JSON, bytes."""
-        return self.head_size + self.history_bytes + HEAD_REST_BYTES
+        return len(self.fields) + len(self.metrics.extra) + self.history_bytes + HEAD_REST_BYTES  # as `head_size`
 
     @property
     def head_size(self) -> int:

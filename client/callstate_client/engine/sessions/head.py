@@ -69,12 +69,14 @@ class CallMetrics(Struct, frozen=True, array_like=True):
         user, agent = self.user_speech_duration_ms, self.agent_speech_duration_ms
         responses_ms = []
         for turn in turns:
-            if type(turn.response_ms) is int and 0 <= turn.response_ms <= INT64_MAX:
-                responses_ms.append(turn.response_ms)
-            if turn.role == "user":
-                user += max(turn.duration_ms, 0)  # negative if a clock was set back during the turn
-            elif turn.role == "agent":
-                agent += max(turn.duration_ms, 0)
+            response_ms, duration_ms = turn.response_ms, turn.duration_ms
+            if response_ms is not UNSET and type(response_ms) is int and 0 <= response_ms <= INT64_MAX:
+                responses_ms.append(response_ms)
+            if duration_ms > 0:  # negative if a clock was set back during the turn
+                if turn.role == "user":
+                    user += duration_ms
+                elif turn.role == "agent":
+                    agent += duration_ms
         count = self.turn_count + len(turns)
         if not (count <= INT64_MAX and INT64_MIN <= user <= INT64_MAX and INT64_MIN <= agent <= INT64_MAX):
             count, user, agent = _int64(count), _int64(user), _int64(agent)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
 from callstate_client.engine.long_result import Result
@@ -34,6 +33,7 @@ from callstate_client.engine.sessions.validation.turns import (
     completed,
     is_whole,
     turn_in_steps,
+    usual_turns,
 )
 from callstate_client.engine.sessions.validation.values import LONG_BYTES, check_json
 from callstate_client.engine.sessions.weight import head_growth
@@ -64,7 +64,7 @@ def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> Result | Deferre
     if done is not None:
         return done
     now_us = ctx.clock.wall_us()
-    if not isinstance(p.turn, msgspec.UnsetType):
+    if not isinstance(p.turn, UnsetType):
         turns = bytes(p.turn)
         if len(turns) > LONG_BYTES:
             return in_steps(_add_long(ctx, caller, p, turns))
@@ -78,7 +78,10 @@ def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> Result | Deferre
     turns = array[1:-1].strip()
     if are_many(turns):
         return in_steps(_add_many(ctx, caller, p, turns))
-    return _add(ctx, caller, session, p, now_us, *_whole(turns, check_some(turns, "$.params.turns"), now_us))
+    checked = usual_turns(array)
+    if checked is None:
+        checked = check_some(turns, "$.params.turns")
+    return _add(ctx, caller, session, p, now_us, *_whole(turns, checked, now_us))
 
 
 def _add_long(ctx: Context, caller: Caller, p: AddTurnParams, turns: bytes) -> Steps:
@@ -276,7 +279,7 @@ def _update(
 def end(ctx: Context, caller: Caller, p: EndParams) -> bytes:
     """{"session_id":"c1","reason":"caller_hangup","detail":{"cause":16}}"""
     reason = checked_word(p.reason, "$.params.reason") or "completed"
-    detail = b"" if isinstance(p.detail, msgspec.UnsetType) else bytes(p.detail)
+    detail = b"" if isinstance(p.detail, UnsetType) else bytes(p.detail)
     if len(detail) > MAX_DETAIL_BYTES:  # kept beside the document, in memory and in the store's meta
         raise InvalidParamsError(
             f"longer than {MAX_DETAIL_BYTES} bytes at $.params.detail",
@@ -376,18 +379,16 @@ def _changeable(ctx: Context, caller: Caller, p: Mutation) -> tuple[Session, byt
         FencedError, SessionEndedError: it may not.
     """
     session, done = _repeatable(ctx, p)
-    if done is None and (session.host or session.facts.reaped or _needs_check(caller, session, p.epoch)):
-        check_writable(ctx, caller, session, p.epoch)
+    facts, epoch = session.facts, p.epoch
+    if done is None and (  # not for the usual request, the owner's in the current epoch
+        session.host
+        or facts.reaped
+        or (epoch is not None and epoch != facts.epoch)
+        or (facts.owner and facts.owner != caller.worker)
+        or facts.instance != caller.instance
+    ):
+        check_writable(ctx, caller, session, epoch)
     return session, done
-
-
-def _needs_check(caller: Caller, session: Session, epoch: int | None) -> bool:
-    """Whether authority has to be checked: not for the usual request, the owner's in the current epoch."""
-    return (
-        (epoch is not None and epoch != session.facts.epoch)
-        or session.facts.owner not in ("", caller.worker)
-        or session.facts.instance != caller.instance
-    )
 
 
 def _complete_turns(

@@ -56,6 +56,7 @@ async def test_it_is_answered_without_being_queued(monkeypatch: pytest.MonkeyPat
     [
         ("session.heartbeat", {"session_id": "a"}),
         ("session.add_turn", {"session_id": "a", "turn": SAID, "op": "op-1"}),
+        ("session.add_turn", {"session_id": "a", "turns": [SAID], "op": "op-1"}),
         ("session.save", {"session": {"id": "a", "status": "active", "updated_at": TIME}, "op": "op-1"}),
     ],
 )

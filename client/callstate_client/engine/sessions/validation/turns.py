@@ -95,6 +95,19 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[IncomingTurn]:
     return finished(turns_in_steps(array, path, depth))
 
 
+def usual_turns(array: bytes) -> list[IncomingTurn] | None:
+    """Validate and decode a short array of turns in the form that most clients send; None if one of them is
+    unusual or invalid, which takes `check_turns` to tell."""
+    try:
+        turns = _strict_turns(array)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    for turn in turns:
+        if not turn.role.isascii():  # it may have more bytes than characters
+            return None
+    return turns if _times_are_strict(array) else None  # type: ignore[return-value]  # as below
+
+
 def turns_in_steps(array: bytes, path: str, depth: int = 3) -> Generator[None, None, list[IncomingTurn]]:
     """Validate and decode the turns of a JSON array, in steps if it is long.
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from callstate_client.engine.sessions.validation.turns import check_turn, check_turns, completed, is_whole
+from callstate_client.engine.sessions.validation.turns import (
+    check_turn,
+    check_turns,
+    completed,
+    is_whole,
+    usual_turns,
+)
 from callstate_client.errors import InvalidParamsError, ParseError, WireError
 
 PATH = "$.params.turn"
@@ -158,3 +164,18 @@ def test_turns_are_completed() -> None:
     assert not any(map(is_whole, check_turns(b"[%b]" % turns, PATH)))
     said = b'[{"role":"user","content":"hi","timestamp":"2020-01-01T00:00:00Z","duration_ms":5}]'
     assert all(map(is_whole, check_turns(said, PATH)))
+
+
+UNUSUAL = {"escapes", "unicode", "widest role", "widest role, escaped", "spaces", "a name in a text"}
+"""Valid, and left to the slow look for their escapes, roles or spaces."""
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_usual_turns_are_those_that_the_slow_look_takes(name: str) -> None:
+    usual = usual_turns(b"[%b]" % TAKEN[name])
+    assert usual == check_turns(b"[%b]" % TAKEN[name], PATH) or (usual is None and name in UNUSUAL)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_nothing_invalid_is_a_usual_turn(name: str) -> None:
+    assert usual_turns(b"[%b]" % REFUSED[name][0]) is None
