@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, cast
 
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import Caller, NotOurs, ShowStored
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import session_in_steps
 from callstate_client.engine.sessions.stored import StoreDownError, StoreError
 from callstate_client.errors import UnreadableError
@@ -27,6 +29,7 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.serving.connection import ClientConnection
+from callstate_sidecar.serving.resumed import Resume, resume
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.slices import Slices, in_turns
 from callstate_sidecar.stores.backend import Backend
@@ -78,8 +81,7 @@ class DaemonHost:
         self._tasks: set[asyncio.Future[Any]] = set()
         self._showing = asyncio.Lock()
         """Held by the listing that works on what it has read: else hundreds would take a slice of each turn."""
-        self.when_known = read_through.when_known
-        self.when_written = read_through.when_written
+        self._read_through = read_through
         self._takeovers = takeovers
         self.is_shared = takeovers is not None
         self.settings = settings
@@ -144,11 +146,23 @@ class DaemonHost:
         self._tasks.add(task)
         task.add_done_callback(finished)
 
-    def when_taken(self, theirs: NotOurs, then: Callable[[], None]) -> None:
+    def when_known(self, caller: Caller, session_id: str, then: Callable[[], None]) -> None:
+        """Call `then` once the store has been asked for this session."""
+        self._read_through.when_known(session_id, then, self._resume(caller))
+
+    def when_taken(self, caller: Caller, theirs: NotOurs, then: Callable[[], None]) -> None:
         """Call `then` once the store has given another host's session to this one, or has said why not."""
         if self._takeovers is None:
             raise AssertionError("the store is not shared")
-        self._takeovers.when_taken(theirs, then)
+        self._takeovers.when_taken(theirs, then, self._resume(caller))
+
+    def when_written(self, caller: Caller, session: Session, then: Callable[[], None], /) -> None:
+        """Call `then` once the history of this session, which is not hot, is in the journal, as far as possible."""
+        self._read_through.when_written(session, then, self._resume(caller))
+
+    def _resume(self, caller: Caller) -> Resume | None:
+        """Gives a caller's requests a turn of the loop, if it is one that shares the time with others."""
+        return partial(resume, caller) if isinstance(caller, ClientConnection) else None
 
     async def check_store(self, repair: bool) -> CheckResult:
         """The result of `server.check`: of the store, and whether memory is short."""

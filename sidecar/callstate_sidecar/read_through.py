@@ -8,26 +8,32 @@ session take effect in the order they were sent. A session of this host that has
 one that has ended, that belongs to another host or to other software, or for which there is no room in memory, is
 only shown to the requests that waited.
 A late read never replaces a session that has meanwhile become hot.
+
+Thousands may have waited for one read, and many reads are answered at once. So a request runs in the turn of the
+loop in which its session becomes known if there is time for it, else when its connection is next
+(serving/resumed.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import FoundUnreadableError, placeholder_of, session_in_steps
 from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoredSession, StoreError
+from callstate_client.engine.table.readings import Reading
 from callstate_client.engine.table.tombstones import NO_TOMBSTONE, Tombstone
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.journal import PartsLog
 from callstate_sidecar.logs.event_log import EventLog
-from callstate_sidecar.slices import in_turns
+from callstate_sidecar.serving.resumed import Later, Resume
+from callstate_sidecar.slices import SLICE_S, Slices, in_turns
 from callstate_sidecar.stores.backend import Reads
 
 log = EventLog(__name__)
@@ -43,8 +49,9 @@ READ_TOGETHER: Final = 100
 READERS: Final = 8
 """Reads in progress at a time, and as many other questions to the store (`ask`)."""
 
-PARSED_AT_ONCE: Final = 128 * 1024
-"""Bytes of documents parsed in one turn of the loop, about half a millisecond."""
+SHOWN_BYTES: Final = 64 * 1024 * 1024
+"""Memory of sessions that wait to be shown, beyond which no more are read: a store may answer faster than requests
+are served."""
 
 READ_DEADLINE_S: Final = 10.0
 """After this the store counts as down. Backends have shorter timeouts of their own."""
@@ -63,23 +70,43 @@ async def in_time(answer: Awaitable[T]) -> T:
         raise StoreDownError(f"no answer within {READ_DEADLINE_S:g} s") from error
 
 
+class _Waiter(NamedTuple):
+    then: Callable[[], None]
+    resume: Resume | None
+
+
+_Waiters = dict[str, deque[_Waiter]]
+
+
 class ReadThrough:
     """Reads sessions that are not hot.
 
     Args:
         host_id: the host whose sessions are admitted to the cache.
         parts: journals the histories of long ones; None: there is no log.
+        slices: made with the seconds of one.
     """
 
-    def __init__(self, ctx: Context, reads: Reads, host_id: str, parts: PartsLog | None = None) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        reads: Reads,
+        host_id: str,
+        parts: PartsLog | None = None,
+        slices: Callable[[float], Slices] = Slices,
+    ) -> None:
         self._ctx = ctx
         self._reads = reads
         self._host_id = host_id
         self._parts = parts
         ctx.tx.in_parts = parts is not None
-        self._waiting: dict[str, deque[Callable[[], None]]] = {}
-        self._delivering: dict[str, Find | None] = {}
-        """Sessions whose requests run now, and what one of those asks for next."""
+        self._slices = slices
+        self._waiting: _Waiters = {}
+        """Who waits for the reads in progress, by session id."""
+        self._asking_more: _Waiters = {}
+        """Who waits for other questions to the store."""
+        self._asked = ""
+        """The session that was asked for last."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: deque[str] = deque()
         """Sessions still to be read."""
@@ -88,53 +115,59 @@ class ReadThrough:
         self._reader_comes = False
         """A reader has been started, and has not taken what is wanted yet."""
 
-    def when_known(self, session_id: str, then: Callable[[], None]) -> None:
-        """Call `then` once the store has been asked for this session; joins a read in progress."""
-        waiting = self._waiting.get(session_id)
-        if waiting is not None:
-            waiting.append(then)
-            return
-        self._waiting[session_id] = deque((then,))
-        self._want(session_id)
+    def when_known(self, session_id: str, then: Callable[[], None], resume: Resume | None = None) -> None:
+        """Call `then` once the store has been asked for this session; joins a read in progress.
 
-    def _want(self, session_id: str) -> None:
-        """Have it read for those that wait."""
+        Args:
+            session_id: the session.
+            then: what waits for it.
+            resume: gives it a turn of the loop; None: it has the one in which the session becomes known.
+        """
+        self._wait(session_id, [_Waiter(then, resume)])
+
+    def _wait(self, session_id: str, waiters: Iterable[_Waiter]) -> None:
+        self._asked = session_id
+        waiting = self._asking_more.get(session_id) or self._waiting.get(session_id)
+        if waiting is not None:
+            waiting.extend(waiters)
+            return
+        self._waiting[session_id] = deque(waiters)
         self._wanted.append(session_id)
         if not self._reader_comes and self._readers < READERS:
             self._reader_comes = True
             self._readers += 1
             self._start(self._read_wanted())
 
-    def ask(self, session_id: str, find: Find, then: Callable[[], None]) -> None:
-        """Call `then` with what `find` gives for this session, ahead of what waits for it already.
+    def ask(self, session_id: str, find: Find, then: Callable[[], None], resume: Resume | None = None) -> None:
+        """Call `then` with what `find` gives for this session. Until then, all that ask for the session wait.
 
-        While a read of it is in progress, `then` waits for that, and may ask again.
+        Args:
+            session_id: the session.
+            find: asks the store.
+            then: what waits for it.
+            resume: as with `when_known`.
         """
-        waiting = self._waiting.get(session_id)
-        if waiting is None:
-            self._waiting[session_id] = deque((then,))
-            self._begin(session_id, find)
+        if session_id in self._asking_more:
+            self._wait(session_id, [_Waiter(then, resume)])
             return
-        waiting.appendleft(then)
-        if session_id in self._delivering:
-            self._delivering[session_id] = find
+        self._asked = session_id
+        self._asking_more[session_id] = deque([_Waiter(then, resume)])
+        self._start(self._find_in_turn(session_id, find))
 
-    def when_written(self, session: Session, then: Callable[[], None]) -> None:
-        """Call `then` once the history of a session that is not hot is in the journal, as far as possible."""
+    def when_written(self, session: Session, then: Callable[[], None], resume: Resume | None = None) -> None:
+        """Call `then` once the history of a session that is not hot is in the journal, as far as that is possible;
+        `resume` as with `when_known`."""
 
         async def written() -> Session:
             if self._parts is not None:
                 await self._parts.write(session)
             return session
 
-        self.ask(session.id, written, then)
-
-    def _begin(self, session_id: str, find: Find) -> None:
-        self._start(self._find_in_turn(session_id, find))
+        self.ask(session.id, written, then, resume)
 
     async def _find_in_turn(self, session_id: str, find: Find) -> None:
         async with self._asking:
-            await self._find(session_id, find)
+            await self._find(self._asking_more, session_id, find)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -147,9 +180,12 @@ class ReadThrough:
         wanted = self._wanted
         try:
             while wanted:
+                if self._ctx.table.readings.size_bytes > SHOWN_BYTES:
+                    await asyncio.sleep(0)  # those that wait are served meanwhile, some in each turn
+                    continue
                 ids = [wanted.popleft() for _ in range(min(READ_TOGETHER, len(wanted)))]
                 if len(ids) == 1:
-                    await self._find(ids[0], partial(self.read, ids[0]))
+                    await self._find(self._waiting, ids[0], partial(self.read, ids[0]))
                 else:
                     await self._find_each(ids)
         finally:
@@ -163,21 +199,22 @@ class ReadThrough:
             stored = await in_time(self._reads.read_each(session_ids))
 
         failure = await self._failure_of(read(), session_ids[0])
-        parsed = 0
+        slices = self._new_slices()
         for number, session_id in enumerate(session_ids):
             found: Session | Exception | None = failure
             if failure is None:
                 each = stored[number]
                 if isinstance(each, StoredSession) and each.unread_bytes:  # too long to be read with others
-                    await self._find(session_id, partial(self.read, session_id))
+                    await self._find(self._waiting, session_id, partial(self.read, session_id))
                     continue
                 found = each if isinstance(each, StoreError) else await self._parsed(session_id, each)
                 await self._write_parts(found)
-                parsed += len((isinstance(each, StoredSession) and each.document) or b"")
-            self._deliver(session_id, found)
-            if parsed > PARSED_AT_ONCE:
-                parsed = 0
-                await asyncio.sleep(0)
+            await self._deliver(self._waiting, session_id, found, slices)
+            await slices.give_way()
+
+    def _new_slices(self) -> Slices:
+        """Those of one reader: all of them together take what one slice may take."""
+        return self._slices(SLICE_S / max(1, self._readers))
 
     async def read(self, session_id: str) -> Session | None:
         """The session that the store has.
@@ -188,7 +225,7 @@ class ReadThrough:
         """
         return await in_turns(self._session(session_id, await in_time(self._reads.read(session_id))))
 
-    async def _find(self, session_id: str, find: Find) -> None:
+    async def _find(self, asking: _Waiters, session_id: str, find: Find) -> None:
         found: Session | None = None
 
         async def ask() -> None:
@@ -197,7 +234,7 @@ class ReadThrough:
 
         failure = await self._failure_of(ask(), session_id)
         await self._write_parts(found)
-        self._deliver(session_id, found if failure is None else failure)
+        await self._deliver(asking, session_id, found if failure is None else failure, self._new_slices())
 
     async def _failure_of(self, work: Awaitable[None], session_id: str) -> Exception | None:
         """Wait for a read; returns why it failed."""
@@ -253,36 +290,91 @@ class ReadThrough:
             return NO_TOMBSTONE
         return Tombstone(meta.version, meta.epoch if meta.host == self._host_id else meta.epoch + 1, meta.ops)
 
-    def _deliver(self, session_id: str, found: Session | Exception | None) -> None:
-        """Make the result known, and run what waited for it, in order.
+    async def _deliver(
+        self, asking: _Waiters, session_id: str, found: Session | Exception | None, slices: Slices
+    ) -> None:
+        """Make the result known, and have what waited for it run, in order.
 
         A request may ask again, if what was known is not known any more: a miss expires while the process is
-        stopped. It waits for another read then, and is not run here again and again.
+        stopped. It waits for another read then, and those behind it with it.
         """
-        ctx = self._ctx
-        if session_id in ctx.table.sessions:
-            pass
-        elif isinstance(found, Session) and self._is_to_stay(found):
+        readings = self._ctx.table.readings
+        reading = self._learn(session_id, found)
+        waiting = asking.pop(session_id)
+        try:
+            while waiting:
+                waiter = waiting.popleft()
+                self._asked = ""
+                self._run(reading, waiter)
+                if self._asked == session_id:
+                    break
+                if waiting and slices.is_over:
+                    readings.untold += 1
+                    try:
+                        await slices.give_way()
+                    finally:
+                        readings.untold -= 1
+        finally:
+            readings.let_go(reading)
+            if waiting:
+                self._wait(session_id, waiting)
+
+    def _learn(self, session_id: str, found: Session | Exception | None) -> Reading:
+        """Make a session hot that is to stay.
+
+        Returns:
+            what requests are shown: nothing of a hot one. It has to be let go.
+        """
+        ctx, table = self._ctx, self._ctx.table
+        if session_id not in table.sessions and isinstance(found, Session) and self._is_to_stay(found):
             ctx.tx.admit(found)
             ctx.watch(INTERNAL, found)
-        elif found is not None:
-            ctx.read_through[session_id] = found
-        waiting = self._waiting[session_id]
-        self._delivering[session_id] = None
+        if session_id in table.sessions:
+            reading = Reading(session_id, None, outdated=True)
+        else:
+            reading = Reading(session_id, found, table.tombstones.predecessor(session_id))
+        table.readings.keep(reading)
+        return reading
+
+    def _run(self, reading: Reading, waiter: _Waiter) -> None:
+        """Run what waited for a reading, now or later."""
+        now = partial(self._run_now, reading, waiter)
+        if waiter.resume is None:
+            now()
+            return
+        later = Later(
+            reading.session_id,
+            partial(self._run_later, reading, waiter),
+            partial(self._wait_again, reading, waiter),
+        )
+        if not waiter.resume(now, later):
+            self._ctx.table.readings.keep(reading)
+
+    def _run_now(self, reading: Reading, waiter: _Waiter) -> None:
+        if reading.found is None:  # if even a miss is forgotten by now, the process was stopped
+            waiter.then()
+        else:
+            self._show(reading, waiter)
+
+    def _show(self, reading: Reading, waiter: _Waiter) -> None:
+        """Run this, shown what it has waited for."""
+        self._ctx.show(reading)
         try:
-            for _ in range(len(waiting)):
-                waiting.popleft()()
-                if self._delivering[session_id] is not None:
-                    break
+            waiter.then()
         finally:
-            ctx.read_through.pop(session_id, None)
-            find = self._delivering.pop(session_id)
-            if find is not None:  # a request needs more than was read; the others wait for it
-                self._begin(session_id, find)
-            elif waiting:
-                self._want(session_id)
-            else:
-                del self._waiting[session_id]
+            self._ctx.hide()
+
+    def _run_later(self, reading: Reading, waiter: _Waiter) -> bool:
+        self._asked = ""
+        try:
+            self._show(reading, waiter)
+        finally:
+            self._ctx.table.readings.let_go(reading)
+        return self._asked == reading.session_id
+
+    def _wait_again(self, reading: Reading, waiter: _Waiter) -> None:
+        self._ctx.table.readings.let_go(reading)
+        self._wait(reading.session_id, [waiter])
 
     def _is_to_stay(self, found: Session) -> bool:
         """Whether a session becomes hot by being read: a live one of this host, if there is room."""

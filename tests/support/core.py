@@ -153,7 +153,9 @@ class Core:
             self.commit,
             Reconciler(self.ctx, HOST, self.metrics),
         )
-        self.read_through = ReadThrough(self.ctx, self.writer.reads, HOST)
+        self.read_through = ReadThrough(
+            self.ctx, self.writer.reads, HOST, slices=lambda _: endless_slices()
+        )  # fmt: skip
         self.reaper = Reaper(
             self.engine, self.clock, self.metrics, self.config.reaper.tick_s, self.commit, endless_slices()
         )
@@ -240,11 +242,11 @@ class Core:
                 if isinstance(outcome, InSteps):
                     outcome = outcome.finish()
             except NotCached as miss:
-                self.host.when_known(miss.session_id, run)
+                self.host.when_known(caller, miss.session_id, run)
             except NotJournaled as first:
-                self.host.when_written(first.session, run)
+                self.host.when_written(caller, first.session, run)
             except NotOurs as theirs:
-                self.host.when_taken(theirs, run)
+                self.host.when_taken(caller, theirs, run)
             except Exception as error:  # noqa: BLE001 - the request's error
                 finish(error)
             else:

@@ -80,7 +80,7 @@ SIDECAR = {
     "journal": "logs system slices background metrics",
     "access": "logs config",
     "serving": "access logs system config histogram long_turns metrics journal",
-    "read_through": "journal logs slices stores",
+    "read_through": "journal logs slices stores serving",
     "reconcile": "logs stores metrics",
     "write_behind": "logs system config stores journal reconcile slices background metrics",
     "hot_memory": "logs metrics",

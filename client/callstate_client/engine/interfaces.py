@@ -286,8 +286,9 @@ ShowStored = Callable[[str, Session | None, int], bool]
 class Host(Protocol):
     """What the engine needs of the program it runs in: the store, processes, and figures."""
 
-    def when_known(self, session_id: str, then: Callable[[], None]) -> None:
-        """Call `then` once this session has been read from the store, in the order of these calls."""
+    def when_known(self, caller: Caller, session_id: str, then: Callable[[], None]) -> None:
+        """Call `then` once this session has been read from the store: for each caller in the order of its requests,
+        and in its share of the time."""
         ...
 
     @property
@@ -295,12 +296,13 @@ class Host(Protocol):
         """Whether other hosts use the store too."""
         ...
 
-    def when_taken(self, theirs: NotOurs, then: Callable[[], None]) -> None:
-        """Call `then` once the store has given another host's session to this one, or has said why not."""
+    def when_taken(self, caller: Caller, theirs: NotOurs, then: Callable[[], None]) -> None:
+        """As `when_known`, once the store has given another host's session to this one, or has said why not."""
         ...
 
-    def when_written(self, session: Session, then: Callable[[], None], /) -> None:
-        """Call `then` once the history of this session, which is not hot, is in the journal, as far as possible."""
+    def when_written(self, caller: Caller, session: Session, then: Callable[[], None], /) -> None:
+        """As `when_known`, once the history of this session, which is not hot, is in the journal, as far as that is
+        possible."""
         ...
 
     def is_dead(self, host_id: str, /) -> bool:

@@ -134,6 +134,7 @@ class Transaction:
                     self._orphans[session_id] = place
         tombstone, dirty = table.tombstones.pending.get(session_id), table.dirty.marks.get(session_id)
         refusal = table.quarantined.get(session_id)
+        table.readings.outdate(session_id)
         self._saved[session_id] = Saved(session, mark, tombstone, dirty, refusal)
 
     def saved(self, session_id: str) -> Saved | None:

@@ -226,7 +226,7 @@ class MemoryHost:
         """A session that is not in memory does not exist."""
         self._engine.table.tombstones.remember_miss(session_id, self._clock.mono())
 
-    def when_taken(self, theirs: NotOurs, then: Callable[[], None]) -> None:
+    def when_taken(self, caller: Caller, theirs: NotOurs, then: Callable[[], None]) -> None:
         """There are no other hosts."""
         raise AssertionError(theirs.host)
 
@@ -234,12 +234,12 @@ class MemoryHost:
         """There are no other hosts."""
         return False
 
-    def when_known(self, session_id: str, then: Callable[[], None]) -> None:
+    def when_known(self, caller: Caller, session_id: str, then: Callable[[], None]) -> None:
         """Known at once: it does not exist."""
         self.note_missing(session_id)
         then()
 
-    def when_written(self, session: Session, then: Callable[[], None], /) -> None:
+    def when_written(self, caller: Caller, session: Session, then: Callable[[], None], /) -> None:
         """There is no journal."""
         then()
 

@@ -23,6 +23,7 @@ from callstate_sidecar.access.peer import peer_pid, peer_user
 from callstate_sidecar.serving.admission import Place
 from callstate_sidecar.serving.fair_queue import FairQueue
 from callstate_sidecar.serving.rates import RequestRates
+from callstate_sidecar.serving.resumed import Resumed
 
 LINES_A_TURN: Final = 8
 """Lines of one connection served in one turn of the loop. Then other connections are served, and the replies leave:
@@ -75,6 +76,11 @@ class LineServer(Protocol):
         ...
 
     @property
+    def untold(self) -> bool:
+        """Whether requests that have waited for the store may be about to run."""
+        ...
+
+    @property
     def rates(self) -> RequestRates | None:
         """How many requests a second each user may have served; None: any number."""
         ...
@@ -112,7 +118,7 @@ class ClientConnection(asyncio.Protocol):
         "_arrived", "_backlog", "_blocked", "_ended", "_group", "_loop", "_paused_reading",
         "_pending_bytes", "_queued", "_received_bytes", "_server", "_splitter", "busy", "closing",
         "connected_at", "expected_bytes", "instance", "line_bytes", "member", "out", "out_bytes", "place",
-        "queue", "served_at", "told_timeout_s", "transport", "user", "waiting", "worker",
+        "queue", "resumed", "served_at", "told_timeout_s", "transport", "user", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, server: LineServer, line_bytes: int) -> None:
@@ -137,8 +143,10 @@ class ClientConnection(asyncio.Protocol):
         self.out: list[Result] = []
         self.out_bytes = 0
         self.waiting = 0
-        self.busy = False
-        """A request of it is being worked on in steps; those behind it wait."""
+        self.busy = 0
+        """How many of its requests are being worked on in steps; those behind them wait."""
+        self.resumed: Resumed | None = None
+        """Those of its requests that have waited for the store, and run next."""
         self.closing = False
         self.worker = ""
         """The worker it is registered as; empty if it is not registered."""
@@ -257,6 +265,11 @@ class ClientConnection(asyncio.Protocol):
         if held is not None and held(self):
             self._update_reading()
             return
+        if self.waiting and self._server.untold:  # they precede what waits here
+            self.queue.served(0.0)  # to look takes time, too: else the turn would not end before they have run
+            self.serve_soon()
+            self._update_reading()
+            return
         self.served_at = now = began = monotonic()
         until = began + SHARE_S
         if self._arrived:
@@ -266,7 +279,7 @@ class ClientConnection(asyncio.Protocol):
         backlog = self._backlog
         rates = self._server.rates
         while backlog and left and not self._blocked and not self.closing:
-            if self.busy or self.out_bytes + self.expected_bytes > self._pending_bytes:
+            if self.busy or self.resumed is not None or self.out_bytes + self.expected_bytes > self._pending_bytes:
                 break
             if self.waiting >= MAX_WAITING:
                 break

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Final
@@ -31,7 +31,7 @@ from callstate_client.engine.request import (
     result_line,
 )
 from callstate_client.engine.sessions.parts import NotJournaled
-from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.table.readings import Reading
 from callstate_client.engine.user import User
 from callstate_client.engine.verbs.save_delta import MIN_BYTES, Extending
 from callstate_client.errors import (
@@ -68,11 +68,10 @@ class _Work:
         request: the request.
         steps: the work.
         advance: does a share of it.
-        found: what the store was read for (`Context.read_through`): a session that does not become hot by that is
-            shown to all steps.
+        reading: what the store was read for: a session that does not become hot by that is shown to all steps.
     """
 
-    __slots__ = ("_advance", "connection", "found", "request", "steps", "undone")
+    __slots__ = ("_advance", "connection", "reading", "request", "steps", "undone")
 
     def __init__(
         self,
@@ -80,13 +79,13 @@ class _Work:
         request: DecodedRequest,
         steps: Steps,
         advance: Callable[[_Work], None],
-        found: Mapping[str, Session | Exception],
+        reading: Reading | None,
     ) -> None:
         self.connection = connection
         self.request = request
         self.steps = steps
         self._advance = advance
-        self.found = found
+        self.reading = reading
         self.undone: list[NotDurableError] = []
         """Why something that a step may have seen was rolled back."""
 
@@ -292,14 +291,20 @@ class Server:
     ) -> None:
         host = self._engine.ctx.host
         if isinstance(need, NotCached):
-            host.when_known(need.session_id, lambda: self._run_waiting(connection, request))
+            host.when_known(connection, need.session_id, lambda: self._run_waiting(connection, request))
         elif isinstance(need, NotJournaled):
-            host.when_written(need.session, lambda: self._run_waiting(connection, request))
+            host.when_written(connection, need.session, lambda: self._run_waiting(connection, request))
         else:
-            host.when_taken(need, lambda: self._run_waiting(connection, request))
+            host.when_taken(connection, need, lambda: self._run_waiting(connection, request))
+
+    @property
+    def untold(self) -> bool:
+        """Whether requests that have waited for the store may be about to run."""
+        return self._table.readings.untold > 0
 
     def _run_waiting(self, connection: ClientConnection, request: DecodedRequest) -> None:
         """Run a request after the store was read for its session."""
+        self._method = request.verb.method
         self._end_waiting(connection)
         if connection.unsent_bytes <= self._unread.share_bytes:
             self._run(connection, request)
@@ -320,9 +325,11 @@ class Server:
             return
         self._begin_waiting(connection)
         if isinstance(outcome, InSteps):
-            connection.busy = True
-            found = {**self._engine.ctx.read_through}
-            self._go_on_later(_Work(connection, request, outcome.work, self._advance, found))
+            connection.busy += 1
+            reading = self._engine.ctx.reading
+            if reading is not None:
+                self._table.readings.keep(reading)
+            self._go_on_later(_Work(connection, request, outcome.work, self._advance, reading))
         else:
             self._await(connection, request, outcome, changed, [])
 
@@ -354,13 +361,16 @@ class Server:
     def _advance(self, work: _Work) -> None:
         """Do a share of a request's work, and the rest in later turns of the loop."""
         connection, request, group = work.connection, work.request, self._tx.records
+        if connection.resumed is not None or self.untold:  # a request that was sent earlier runs first
+            self.queue.add(work)
+            return
         self._method = request.verb.method
         now = monotonic()
         self._metrics.long_turns.begin(now)
         before, until = len(group), now + SHARE_S
         result: Result | Deferred | Exception
-        read_through = self._engine.ctx.read_through
-        read_through.update(work.found)
+        ctx = self._engine.ctx
+        ctx.show(work.reading)
         try:
             next(work.steps)
             while monotonic() < until:
@@ -368,8 +378,7 @@ class Server:
         except StopIteration as end:
             result = end.value
         except (NotCached, NotJournaled, NotOurs) as need:
-            connection.busy = False
-            connection.serve_soon()
+            self._end_work(work)
             self._run_once_read(connection, request, need)
             return
         except Exception as error:  # noqa: BLE001 - as in `_run`
@@ -378,9 +387,8 @@ class Server:
             self._go_on_later(work)
             return
         finally:
-            for session_id in work.found:
-                read_through.pop(session_id, None)
-        connection.busy = False
+            ctx.hide()
+        self._end_work(work)
         changed = len(group) > before
         if isinstance(result, Deferred):
             self._await(connection, request, result, changed, work.undone)
@@ -388,6 +396,13 @@ class Server:
             again = bool(work.undone) and not changed
             self._answer_deferred(connection, request, result, again, changed)
         del result  # an error would form a cycle with its traceback, which has this frame
+
+    def _end_work(self, work: _Work) -> None:
+        """The connection's next requests are served."""
+        if work.reading is not None:
+            self._table.readings.let_go(work.reading)
+        work.connection.busy -= 1
+        work.connection.serve_soon()
 
     def _answer_deferred(
         self,

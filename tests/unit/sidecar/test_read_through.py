@@ -101,7 +101,7 @@ async def test_sessions_of_other_hosts_are_read_each_time(document: bytes, store
     assert core.memory.reads == ["a", "a"]
     assert not core.table.sessions
     assert core.liveness.phase("a") is None
-    assert not core.ctx.read_through, "shown to those who waited, then forgotten"
+    assert core.ctx.reading is None, "shown to those who waited, then forgotten"
 
 
 async def test_a_miss_is_cached_for_a_moment() -> None:
@@ -125,12 +125,12 @@ async def test_a_miss_that_expires_while_the_process_is_stopped_is_read_again(
     deliver = core.read_through._deliver
     stops = 1
 
-    def late(session_id: str, found: Any) -> None:
+    async def late(*arguments: Any) -> None:
         nonlocal stops
         if stops:
             stops -= 1
             core.clock.advance(1.5)
-        deliver(session_id, found)
+        await deliver(*arguments)
 
     monkeypatch.setattr(core.read_through, "_deliver", late)
     loads = [core.begin("session.load", b'{"session_id":"a"}') for _ in range(2)]

@@ -1,7 +1,7 @@
 """What verbs share: access to sessions, limits, and deadlines.
 
 A session is hot (in the table), known to be missing (deleted, or just not found in the store), or neither: then it
-has to be read from the store (`NotCached`), and the request runs again with the result in `read_through`. Who may
+has to be read from the store (`NotCached`), and the request runs again, shown what was read (`show`). Who may
 change a session is in authority.py, how a change affects its life in lifecycle.py.
 """
 
@@ -18,6 +18,7 @@ from callstate_client.engine.rules.param_checks import checked_id
 from callstate_client.engine.rules.room import LAST_WORDS_BYTES, Room
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import FoundUnreadableError
+from callstate_client.engine.table.readings import Reading
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.transaction import Transaction
 from callstate_client.engine.user import User
@@ -70,16 +71,41 @@ class Context:
         """How many of the sessions in memory one user may have created; None: any number."""
         self.draining = False
         """No new sessions are accepted."""
-        self.read_through: dict[str, Session | Exception] = {}
-        """While requests that waited for the store run: what it returned for sessions that are not hot."""
+        self.reading: Reading | None = None
+        """While a request runs that waited for the store: what that has, if the session is not hot."""
+        self._shows_miss = False
+        """Whether it is that there is no session, and nothing else in memory tells that."""
 
     # -- finding ------------------------------------------------------------------------------------------
+
+    def show(self, reading: Reading | None) -> None:
+        """What the request that runs next has waited for; `hide` has to follow it. However long it has waited
+        since, a miss is shown as one."""
+        if reading is None or reading.outdated:
+            return
+        self.reading = reading
+        if reading.found is None:
+            tombstones, now = self.table.tombstones, self.clock.mono()
+            if not tombstones.known_missing(reading.session_id, now):
+                tombstones.remember_miss(reading.session_id, now, reading.grave)
+                self._shows_miss = True
+
+    def hide(self) -> None:
+        """The request has run: others are not shown what it was."""
+        reading, self.reading = self.reading, None
+        if self._shows_miss and reading is not None:
+            self._shows_miss = False
+            self.table.tombstones.forget_miss(reading.session_id)
+
+    def _found(self, session_id: str) -> Session | Exception | None:
+        reading = self.reading
+        return None if reading is None or reading.session_id != session_id else reading.found
 
     def known(self, session_id: str) -> Session | None:
         """The session if it is hot or was just read from the store."""
         session = self.table.sessions.get(session_id)
         if session is None and not self.table.tombstones.known_missing(session_id, self.clock.mono()):
-            found = self.read_through.get(session_id)  # from before this turn: it may be deleted by now
+            found = self._found(session_id)  # from before this turn: it may be deleted by now
             session = found if isinstance(found, Session) else None
         return session
 
@@ -97,7 +123,7 @@ class Context:
         checked_id(session_id, "$.params.session_id")
         if self.table.tombstones.known_missing(session_id, self.clock.mono()):
             return None
-        found = self.read_through.get(session_id)
+        found = self._found(session_id)
         if found is None:
             raise NotCached(session_id)
         if isinstance(found, FoundUnreadableError):
@@ -119,7 +145,7 @@ class Context:
 
     def unreadable(self, session_id: str) -> Session | None:
         """The placeholder for a session whose document in the store can't be read."""
-        found = self.read_through.get(session_id)
+        found = self._found(session_id)
         return found.session if isinstance(found, FoundUnreadableError) else None
 
     def shown_to(self, caller: Caller) -> Callable[[Session], bool] | None:

@@ -17,6 +17,7 @@ from callstate_client.engine.sessions.weight import weight
 from callstate_client.engine.table.dirty_set import DirtySet
 from callstate_client.engine.table.index import Index, NumberedOrder
 from callstate_client.engine.table.quarantine import Quarantine
+from callstate_client.engine.table.readings import Readings
 from callstate_client.engine.table.set_aside import SetAside
 from callstate_client.engine.table.tombstones import Tombstones
 
@@ -35,6 +36,7 @@ class SessionTable:
         self.order: NumberedOrder[Session] = NumberedOrder()
         """Hot sessions in the order in which they became hot."""
         self.tombstones = Tombstones(self.hot)
+        self.readings = Readings()
         self.dirty = DirtySet()
         self.quarantined = Quarantine()
         """Hot sessions and pending deletions that the store refuses."""
@@ -67,6 +69,7 @@ class SessionTable:
         self.order.add(session)
         self.sessions[session_id] = session
         self.tombstones.became_hot(session_id)
+        self.readings.outdate(session_id)
         self.index.update(session)
         self.quarantined.discard(session_id)  # the refused deletion of a predecessor
         self.weigh(session)

@@ -61,7 +61,7 @@ class Tombstones:
             return False
         if miss[0] > now:
             return True
-        self._forget_miss(session_id)
+        self.forget_miss(session_id)
         return False
 
     def predecessor(self, session_id: str) -> Tombstone:
@@ -82,18 +82,19 @@ class Tombstones:
     def remember_miss(self, session_id: str, now: float, tombstone: Tombstone = NO_TOMBSTONE) -> None:
         """The store has nothing under this id, or this tombstone."""
         misses = self._misses
-        self._forget_miss(session_id)
+        self.forget_miss(session_id)
         while misses and (len(misses) >= MAX_MISSES or next(iter(misses.values()))[0] <= now):
-            self._forget_miss(next(iter(misses)))
+            self.forget_miss(next(iter(misses)))
         misses[session_id] = (now + MISS_TTL_S, tombstone)
         self._hot.total += _weight(session_id, tombstone)
 
     def forget_misses(self) -> None:
         """Clear the cached misses: later lookups read the store again."""
         for session_id in [*self._misses]:
-            self._forget_miss(session_id)
+            self.forget_miss(session_id)
 
-    def _forget_miss(self, session_id: str) -> None:
+    def forget_miss(self, session_id: str) -> None:
+        """Clear a cached miss, if there is one."""
         miss = self._misses.pop(session_id, None)
         if miss is not None:
             self._hot.total -= _weight(session_id, miss[1])
@@ -127,7 +128,7 @@ class Tombstones:
 
     def became_hot(self, session_id: str) -> None:
         """Drop what a hot session supersedes; a pending deletion of its predecessor stays."""
-        self._forget_miss(session_id)
+        self.forget_miss(session_id)
         self._unsettle(session_id)
 
 

@@ -157,7 +157,7 @@ class _HeartbeatOfMany:
             check_authority(ctx, caller, session, None)
         except NotCached:
             self._waiting += 1
-            ctx.host.when_known(session_id, partial(self._known, session_id))
+            ctx.host.when_known(caller, session_id, partial(self._known, session_id))
         except InvalidParamsError:  # not an id that a session could have
             self._lists["missing"].append(session_id)
         except FencedError:

@@ -14,6 +14,7 @@ import pytest
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.stored import StoredMeta
 from callstate_client.engine.sessions.validation.values import LONG_BYTES
 from callstate_client.engine.verbs.heartbeat import IDS_A_STEP
 from callstate_client.engine.verbs.listing import LOOKS_A_PAGE, LOOKS_A_STEP
@@ -21,7 +22,7 @@ from callstate_client.protocol.bounds import MAX_HEARTBEAT_IDS
 from callstate_sidecar import read_through, slices
 from callstate_sidecar.serving import connection, server
 from callstate_sidecar.serving.fair_queue import TURN_S
-from support.core import TIME, BadDisk, Core, FakeClient, open_journal
+from support.core import HOST, TIME, BadDisk, Core, FakeClient, open_journal
 from support.stores import down
 
 MANY = 10 * IDS_A_STEP
@@ -105,6 +106,24 @@ async def test_requests_behind_it_wait_for_it(core: Core) -> None:
     await turns_until(client, [beat, end, ping])
     assert client.replies[beat]["result"]["ended"] == [], "it was sent before the end"
     assert [*client.replies] == [beat, end, ping]
+
+
+async def test_requests_behind_two_of_them_wait_for_both(core: Core) -> None:
+    """One of which had to wait for the store before it began."""
+    names = await created(core, MANY)
+    core.memory.put("a", b'{"id":"a","status":"active"}', StoredMeta(host=HOST, version=5))
+    core.memory.hold()
+    client = FakeClient(core)
+    turns, beat = client.send(
+        ("session.add_turn", {"session_id": "a", "turns": [{"role": "user"}] * 20_000}),
+        ("session.heartbeat", {"session_ids": names}),
+    )
+    core.memory.let_go()
+    while client.connection.busy < 2:
+        await asyncio.sleep(0)
+    load = client.send(("session.load", {"session_id": "a", "history": "none"}))
+    await turns_until(client, [turns, beat, *load])
+    assert client.replies[load[0]]["result"]["turn_count"] == 20_000
 
 
 async def test_a_client_that_left_in_between_has_its_request_done(core: Core) -> None:
@@ -354,7 +373,7 @@ async def test_many_turns_for_a_session_that_only_the_store_has_are_added_after_
     assert "result" in client.replies[answered[0]]
     assert core.memory.reads == ["go"]
     assert core.session("go").doc.turn_count == 1000
-    assert not core.ctx.read_through
+    assert core.ctx.reading is None
 
 
 async def test_a_heartbeat_may_name_so_many_sessions_and_no_more(core: Core) -> None:

@@ -1,0 +1,119 @@
+"""Requests of one connection that have waited for the store, and now wait for their turn of the loop.
+
+They run in the connection's share of the time, as its lines do (fair_queue.py), and before its lines: a request
+takes effect before those that were sent after it. What holds back lines, such as replies that the client does not
+read, does not hold them back, for what was read is kept in memory until they have run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, NamedTuple, Protocol
+
+from callstate_sidecar.serving.fair_queue import FairQueue, Member
+
+SHARE_S: Final = 0.001
+"""Seconds of one turn of the loop after which the rest waits for another one."""
+
+
+class Later(NamedTuple):
+    """A request that runs in a later turn of the loop.
+
+    Args:
+        session_id: the session that was read for it.
+        run: runs it; returns whether it waits for that session once more.
+        wait_again: has it wait for that in place of running it, behind one that does.
+    """
+
+    session_id: str
+    run: Callable[[], bool]
+    wait_again: Callable[[], None]
+
+
+Resume = Callable[[Callable[[], None], Later], bool]
+"""Calls the first argument and returns True if there is time for that, else takes the second."""
+
+
+class Waits(Protocol):
+    """A connection, as its requests that have waited see it."""
+
+    resumed: Resumed | None
+    """They, while there are some."""
+    queue: FairQueue
+    """The connections that wait for a later turn of the loop."""
+    member: Member
+    """As its time is counted."""
+
+    def serve_soon(self) -> None:
+        """Serve its lines in the next turn of the loop that has time for it."""
+        ...
+
+
+class Resumed:
+    """The requests of one connection that may run.
+
+    Args:
+        connection: whose they are.
+    """
+
+    __slots__ = ("_connection", "_later")
+
+    def __init__(self, connection: Waits) -> None:
+        self._connection = connection
+        self._later: deque[Later] = deque()
+        connection.resumed = self
+        connection.queue.add(self)
+
+    @property
+    def member(self) -> Member:
+        """The connection, as its time is counted."""
+        return self._connection.member
+
+    def add(self, later: Later) -> None:
+        """Run this one, too."""
+        self._later.append(later)
+
+    def serve(self) -> None:
+        """Run some of them, and the rest in later turns; after the last one the connection's lines are served."""
+        connection, later = self._connection, self._later
+        now = began = monotonic()
+        until = began + SHARE_S
+        try:
+            while later:
+                first = later.popleft()
+                if first.run():
+                    self._wait_again(first.session_id)
+                now = monotonic()
+                if now >= until:
+                    break
+        finally:
+            connection.queue.served(now - began)
+            if later:
+                connection.queue.add(self)
+            else:
+                connection.resumed = None
+                connection.serve_soon()
+
+    def _wait_again(self, session_id: str) -> None:
+        """One waits for this session once more: so do those that were sent after it."""
+        others: list[Later] = []
+        for each in self._later:
+            if each.session_id == session_id:
+                each.wait_again()
+            else:
+                others.append(each)
+        self._later.clear()
+        self._later += others
+
+
+def resume(connection: Waits, now: Callable[[], None], later: Later) -> bool:
+    """Run a request that has waited, in this turn of the loop if there is time for it (`Resume`)."""
+    if connection.resumed is None and connection.queue.has_time():
+        began = monotonic()
+        now()
+        connection.queue.served(monotonic() - began)
+        return True
+    (connection.resumed or Resumed(connection)).add(later)
+    return False
