@@ -108,24 +108,28 @@ class CallStore(SessionApi):
 
     # -- calls --------------------------------------------------------------------------------------------
 
-    async def _save(
+    # The next two are no coroutines of their own: each is resumed through all those around it.
+
+    def _save(  # pyright: ignore[reportIncompatibleMethodOverride]  # it returns a coroutine all the same
         self,
         state: SessionState,
         if_version: int | None,
         beside: Mapping[str, Any],
         epoch: int | None,
         timeout_s: float | None,
-    ) -> int:
+    ) -> Coroutine[Any, Any, int]:
         call = self._held_call(state.id, epoch)
         if call is None or (call.released and not call.unacknowledged):
-            return await super()._save(state, if_version, beside, epoch, timeout_s)
-        return await call._in_order.save(state, if_version, beside, self._limit_s(timeout_s))
+            return super()._save(state, if_version, beside, epoch, timeout_s)
+        return call._in_order.save(state, if_version, beside, self._limit_s(timeout_s))
 
-    async def _mutate(self, request: PreparedRequest[int], timeout_s: float | None, epoch: int | None) -> int:
+    def _mutate(  # pyright: ignore[reportIncompatibleMethodOverride]  # as before
+        self, request: PreparedRequest[int], timeout_s: float | None, epoch: int | None
+    ) -> Coroutine[Any, Any, int]:
         call = None if request.op_of is None else self._held_call(request.op_of, epoch)
         if call is None or not call.unacknowledged:
-            return await self._execute(request, timeout_s, epoch)
-        return await call._in_order.execute(request, self._limit_s(timeout_s), fenced=epoch is not None)
+            return self._execute(request, timeout_s, epoch)
+        return call._in_order.execute(request, self._limit_s(timeout_s), fenced=epoch is not None)
 
     async def _update_beside(
         self,

@@ -120,4 +120,9 @@ def turn_values(role: object, content: object, duration_ms: Any) -> tuple[str, s
     Raises:
         DocumentError: one of them is invalid.
     """
+    if (
+        type(role) is str and type(content) is str and type(duration_ms) is int
+        and 0 <= duration_ms <= LONGEST_MS and role.isascii() and content.isascii()
+    ):  # fmt: skip
+        return role, content, duration_ms  # as nearly all are
     return as_text(role, "a turn's role"), as_text(content, "a turn's content"), whole_ms(duration_ms)

@@ -70,8 +70,11 @@ def save_document(
     epoch: int | None,
 ) -> PreparedRequest[protocol.SaveResult]:
     """Save a state as it was when `document` encoded it. Decoding the reply sets its `updated_at`."""
-    given = {"if_version": if_version, "epoch": epoch}
-    members = {name: value for name, value in given.items() if value is not None} | dict(beside)
+    members = dict(beside)
+    if if_version is not None:
+        members["if_version"] = if_version
+    if epoch is not None:
+        members["epoch"] = epoch
     params = protocol.Written((b'{"session":', *pieces, b",", protocol.encode_params(members)[1:]))
 
     def result(line: bytes) -> protocol.SaveResult:
