@@ -120,8 +120,8 @@ class Batches:
         """
         slices = Slices()
         most, most_bytes, now = self._limit.sessions, self._config.batch_bytes, self._clock.mono()
+        await asyncio.sleep(0)  # encoding each batch, and sending it, take turns of the loop of their own
         while True:
-            await asyncio.sleep(0)  # encoding each batch, and sending it, take turns of the loop of their own
             slices.begin()
             self._commit()
             taken = self._queue.take(self._host_id, most, most_bytes, now, batch, lambda: slices.is_over)
@@ -135,6 +135,10 @@ class Batches:
             if len(noted) < len(taken):
                 batch.writes[-len(taken) :] = noted
                 return False
+            is_all = not slices.is_over  # then the batch is full, or nothing else is dirty
+            await asyncio.sleep(0)
+            if is_all:
+                return True
 
     def _put_back(self, batch: list[tuple[Write, float]]) -> None:
         """Nobody knows what the store has taken of this: repeating it is harmless."""

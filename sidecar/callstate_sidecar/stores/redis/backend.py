@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from callstate_client.engine.sessions.stored import (
 from callstate_client.engine.sessions.stored_meta import UnreadableMetaError
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.logs.event_log import EventLog
-from callstate_sidecar.slices import Slices
+from callstate_sidecar.slices import SLICE_S, Slices
 from callstate_sidecar.stores.backend import (
     DOCUMENT_BYTES,
     TOGETHER_BYTES,
@@ -187,11 +186,10 @@ class RedisBackend:
     async def _write(self, batch: Sequence[Write]) -> list[WriteResult]:
         tags = await self._writing.slot_tags()
         marks = [self._marks.of(tag).call() for tag in tags]
-        slices, calls = Slices(), list[WriteCall]()
+        slices, calls = Slices(SLICE_S / 2), list[WriteCall]()  # packing them begins in the turn of the last ones
         for call in self._calls.of(batch):
             calls.append(call)
             await slices.give_way()
-        await asyncio.sleep(0)  # packing them begins with a turn of its own
         replies = await self._writing.run_each([*(each.call for each in calls), *marks], self._confirms)
         confirmed = replies[len(calls) + len(marks) :]
         self._marks.check(tags, marks, replies[len(calls) : len(calls) + len(marks)])

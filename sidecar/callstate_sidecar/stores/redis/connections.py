@@ -5,6 +5,7 @@ redis-py's defaults replay writes, wait a minute for a stopped server, and reuse
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +22,9 @@ from callstate_sidecar.config.redis_url import RedisUrl
 
 BIG_BYTES: Final = 256 * 1024
 """Arguments above this size are sent without being copied: hiredis takes a millisecond for each megabyte."""
+
+BUFFERED_BYTES: Final = 64 * 1024
+"""More than this is not left to the transport's buffer without waiting: asyncio's high-water mark."""
 
 Node = tuple[str, int]
 """Host and port of a server."""
@@ -96,7 +100,7 @@ class Connector:
     def _client(self, transport: type[Any], timeout_s: float | None = None, **settings: Any) -> Redis:
         timeout_s = timeout_s or self.timeout_s
         timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        packing: Any = type("PackingConnection", (_Packing, transport), {})
+        packing: Any = type("PackingConnection", (_Sending, _Packing, transport), {})
         pool = BlockingConnectionPool(
             connection_class=packing,
             max_connections=self._connections,
@@ -143,6 +147,29 @@ class _Following:
     async def _connect(self) -> None:
         self.host, self.port = await self.find()
         await super()._connect()  # type: ignore[misc]
+
+
+class _Sending:
+    """A connection mixin that sends what the transport takes at once. redis-py starts a task with a timeout for
+    each command or pipeline: two turns of the loop more, before it waits for the reply."""
+
+    _writer: asyncio.StreamWriter | None
+    health_check_interval: float
+
+    async def send_packed_command(self, command: bytes | str | list[bytes], check_health: bool = True) -> None:
+        """Send; if the transport has to buffer much of it, wait for the server, as redis-py does."""
+        writer = self._writer
+        send: Callable[..., Awaitable[None]] = super().send_packed_command  # type: ignore[misc]
+        if writer is None or not isinstance(command, list) or self.health_check_interval:
+            await send(command, check_health)
+            return
+        try:
+            writer.writelines(command)
+        except BaseException:  # a transport that is closed
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise
+        if writer.transport.get_write_buffer_size() > BUFFERED_BYTES:
+            await send([], check_health=False)
 
 
 class _Packing:

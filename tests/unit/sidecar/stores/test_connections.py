@@ -1,0 +1,125 @@
+"""Connections to Redis: how commands are sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import hiredis
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from callstate_sidecar.config.redis_url import parse_redis_url
+from callstate_sidecar.stores.redis.connections import BUFFERED_BYTES, Connector, _Sending
+from callstate_sidecar.stores.redis.servers import disconnect, pipeline
+
+MEGABYTE = b"x" * (1 << 20)
+
+
+class Server:
+    """Takes every command."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[bytes]] = []
+        self.closed = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parser = hiredis.Reader()
+        while True:
+            data = await reader.read(1 << 20)
+            if not data:
+                break
+            parser.feed(data)
+            while (command := parser.gets()) is not False:
+                self.commands.append(command)
+                writer.write(b"+PONG\r\n" if command == [b"PING"] else b"+OK\r\n")
+        writer.close()
+        self.closed.set()
+
+
+@pytest.fixture
+async def server(short_dir: Path) -> AsyncIterator[Server]:
+    server = Server()
+    listening = await asyncio.start_unix_server(server.serve, short_dir / "redis.sock")
+    yield server
+    await server.closed.wait()
+    listening.close()
+
+
+@pytest.fixture
+async def client(server: Server, short_dir: Path) -> AsyncIterator[Redis]:
+    url = parse_redis_url(f"unix://{short_dir}/redis.sock")
+    client = Connector(url, None, connections=1, timeout_s=0.2).server()
+    yield client
+    await disconnect(client, in_use=True)
+
+
+async def test_neither_a_command_nor_a_pipeline_is_a_task_of_its_own(client: Redis) -> None:
+    assert await client.ping()
+    loop = asyncio.get_running_loop()
+    started: list[Any] = []
+
+    def start(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        started.append(work)
+        return asyncio.Task(work, loop=loop, **options)
+
+    loop.set_task_factory(start)
+    try:
+        assert await client.ping()
+        assert await pipeline(client, [("PING",)] * 3) == [True] * 3
+    finally:
+        loop.set_task_factory(None)
+    assert not started
+
+
+async def test_commands_that_have_to_be_buffered_arrive_whole(client: Redis, server: Server) -> None:
+    assert await pipeline(client, [("SET", "key", MEGABYTE), ("PING",)]) == [True, True]
+    assert server.commands[-2:] == [[b"SET", b"key", MEGABYTE], [b"PING"]]
+
+
+async def test_a_transport_that_is_closed_is_an_error(client: Redis) -> None:
+    assert await client.ping()
+    pool: Any = client.connection_pool
+    connection = await pool.get_connection()
+    connection._writer.transport.abort()
+    with pytest.raises((RedisConnectionError, RuntimeError)):
+        await connection.send_packed_command([b"*1\r\n$4\r\nPING\r\n"])
+        await connection.read_response()
+    await pool.release(connection)
+    assert await client.ping(), "the next one has a connection of its own"
+
+
+class Waiting:
+    """What redis-py's connection does, as far as it is used here."""
+
+    health_check_interval = 0.0
+
+    def __init__(self, buffered: int) -> None:
+        self.written: list[bytes] = []
+        self.waited_with: list[Any] = []
+        self._buffered = buffered
+        self._writer: Any = self
+        self.transport = self
+
+    def writelines(self, pieces: list[bytes]) -> None:
+        self.written += pieces
+
+    def get_write_buffer_size(self) -> int:
+        return self._buffered
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        self.waited_with.append(command)
+
+
+class Sending(_Sending, Waiting):
+    """One that sends at once."""
+
+
+@pytest.mark.parametrize(("buffered", "waits"), [(0, []), (BUFFERED_BYTES, []), (BUFFERED_BYTES + 1, [[]])])
+async def test_only_what_the_transport_has_to_buffer_is_waited_for(buffered: int, waits: list[Any]) -> None:
+    connection = Sending(buffered)
+    await connection.send_packed_command([b"a", b"b"])
+    assert (connection.written, connection.waited_with) == ([b"a", b"b"], waits)
