@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from callstate_client.engine.events import KEPT_BYTES, Events
+from callstate_client.engine.event_ring import KEPT_BYTES
+from callstate_client.engine.events import Events
 from callstate_client.engine.sessions import weight
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.ops import OP_BYTES
@@ -24,7 +25,7 @@ def recounted(table: SessionTable, events: Events | None = None) -> int:
             ops = {done.op: done.result for done in state.ops}
             total += weight.COPY_BYTES + len(state.fields) + len(state.turns) + _facts(state.facts) + _ops(ops)
     if events is not None:
-        total += sum(KEPT_BYTES + len(kept.line) for kept in events._ring)
+        total += sum(KEPT_BYTES + len(kept.line) for kept in events.ring)
     return total
 
 

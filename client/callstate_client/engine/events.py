@@ -1,28 +1,34 @@
 """Events: collected while a group is open, published once it is journaled, and kept for reconnecting subscribers.
 
 Pure: no I/O of its own; the current time is passed in. An event is encoded once for all subscribers.
+
+A subscriber that has come back is sent what it has missed some at a time, in later turns of the loop if that is
+much or if many come back at once. It stays behind until then: new events reach it in their order, from the ring, or
+from its own queue those that are not kept there. What the ring drops before it was sent is a gap, as if it had been
+dropped before the subscriber came.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from callstate_client.engine.event_line import NotedEvent, event_line
+from callstate_client.engine.event_ring import EventRing, Kept
 from callstate_client.engine.hot_bytes import HotBytes
+from callstate_client.engine.missed_events import MissedEvents
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.user import UNKNOWN, User
 from callstate_client.errors import InvalidParamsError, OverloadedError
 from callstate_client.protocol.events import GAP, TURN, Cursor, EventType
 from callstate_client.protocol.messages import encode_json
 
-EVENT_BYTES: Final = 2048
-"""Bytes per event that the ring's size limit allows for: five times the usual size. With labels and a call id as
-long as they may be, an event has three times as many, and a store may have longer call ids."""
+EVENTS_A_TURN: Final = 500
+"""Kept events looked at in one go for all that have missed some: about half a millisecond. More are sent later."""
 
-KEPT_BYTES: Final = 150
-"""Memory of a kept event beside its line."""
+BYTES_A_TURN: Final = 256 * 1024
+"""Bytes of them that are sent in one go: their lines are copied twice, and into the socket."""
 
 CHANGES: Final = frozenset(
     {"created", "ended", "expired", "orphaned", "claimed", "released", "deleted", TURN}
@@ -72,15 +78,6 @@ class Subscriber(Protocol):
         ...
 
 
-class _Kept(NamedTuple):
-    seq: int
-    type: str
-    line: bytes
-    uid: int
-    gid: int
-    own: str
-
-
 class _Interest(NamedTuple):
     """What a subscriber wants to be told of.
 
@@ -92,7 +89,7 @@ class _Interest(NamedTuple):
     types: frozenset[str]
     worker: str
 
-    def wants(self, kept: _Kept) -> bool:
+    def wants(self, kept: Kept) -> bool:
         """Whether it wants this event."""
         return kept.type in self.types and (not self.worker or kept.own in ("", self.worker))
 
@@ -113,14 +110,15 @@ class Events:
     """The events of one engine, and its subscribers.
 
     Args:
-        limit: how many events are kept; may be changed later.
+        limit: how many events are kept; `ring.limit` may be changed later.
         stream: the name of the stream, new at each start.
         hot: counts the bytes of kept events.
     """
 
     def __init__(self, limit: int, stream: str, hot: HotBytes | None = None) -> None:
-        self._hot = HotBytes() if hot is None else hot
-        self.limit = limit
+        self.ring = EventRing(limit, HotBytes() if hot is None else hot)
+        self.most_a_turn = EVENTS_A_TURN
+        """Kept events looked at in one go."""
         self.stream = stream
         self.seq = 0
         """The last published event's number."""
@@ -129,14 +127,11 @@ class Events:
         self.wants_turns = False
         """Whether there is a subscriber to `turn`; otherwise those events are not recorded."""
         self._open: list[NotedEvent] = []
-        self._ring: deque[_Kept] = deque()
-        self._ring_bytes = 0
-        self._lost_seq = 0
-        """The number of the last event dropped from the ring."""
         self._subscribers: dict[Subscriber, _Interest] = {}
-        self._fresh: dict[Subscriber, tuple[int, bytes]] = {}
-        """Subscribers waiting for a replay: the number after which kept events are sent, and the lines that precede
-        them."""
+        self._behind: dict[Subscriber, MissedEvents] = {}
+        """Those that have missed events, the one first that waits for some for longest."""
+        self._fresh = False
+        """Whether there are some that have not been sent any."""
 
     @property
     def subscribers(self) -> int:
@@ -215,11 +210,9 @@ class Events:
         if not (self._open or self._fresh):  # as with nearly every turn
             return 0
         cut_off = self._cut_off(max_unsent_bytes) if self._open else 0
-        fresh, self._fresh = self._fresh, {}
-        for subscriber, (seq, before) in fresh.items():
-            replayed = before + self._kept_behind(seq, self._subscribers[subscriber], self._audience(subscriber))
-            if replayed:
-                subscriber.send(replayed)
+        if self._fresh:
+            self._fresh = False
+            self.catch_up()
         if self._open:
             self._tell(self._numbered())
         return cut_off
@@ -233,32 +226,29 @@ class Events:
             subscriber.close()
         return len(slow)
 
-    def _numbered(self) -> list[_Kept]:
+    def _numbered(self) -> list[Kept]:
         noted, self._open = self._open, []
         batch = []
         for each in noted:
             self.seq += 1
             line = event_line(self.stream, self.seq, each)
-            batch.append(_Kept(self.seq, each.type, line, each.uid, each.gid, each.own))
-        for kept in batch:
+            kept = Kept(self.seq, each.type, line, each.uid, each.gid, each.own)
+            batch.append(kept)
             if kept.type != TURN:
-                self._ring.append(kept)
-                self._ring_bytes += len(kept.line)
-                self._hot.total += KEPT_BYTES + len(kept.line)
-        while len(self._ring) > self.limit or (self._ring_bytes > self.limit * EVENT_BYTES and len(self._ring) > 1):
-            lost = self._ring.popleft()
-            self._ring_bytes -= len(lost.line)
-            self._hot.total -= KEPT_BYTES + len(lost.line)
-            self._lost_seq = lost.seq
+                self.ring.append(kept, each.at_us)
         return batch
 
-    def _tell(self, batch: list[_Kept]) -> None:
+    def _tell(self, batch: list[Kept]) -> None:
         lines: dict[tuple[_Interest, User | None], bytes] = {}
         for subscriber, interest in self._subscribers.items():
             user = self._audience(subscriber)
+            if self._behind and subscriber in self._behind:
+                turns = [kept for kept in batch if kept.type == TURN and self._tells(interest, user, kept)]
+                self._behind[subscriber].add(turns)
+                continue
             data = lines.get((interest, user))
             if data is None:
-                told = [kept.line for kept in batch if interest.wants(kept) and self._is_told(user, kept)]
+                told = [kept.line for kept in batch if self._tells(interest, user, kept)]
                 data = lines[interest, user] = b"".join(told)
             if data:
                 subscriber.send(data)
@@ -269,18 +259,38 @@ class Events:
             return None
         return subscriber.user
 
-    def _is_told(self, user: User | None, kept: _Kept) -> bool:
-        return user is None or self.guard is None or self.guard.sees(user, kept.uid, kept.gid)
+    def _tells(self, interest: _Interest, user: User | None, kept: Kept) -> bool:
+        """Whether a subscriber with this interest is told of an event; `user`: its `_audience`."""
+        return interest.wants(kept) and (
+            user is None or self.guard is None or self.guard.sees(user, kept.uid, kept.gid)
+        )
 
-    def _kept_behind(self, seq: int, interest: _Interest, user: User | None) -> bytes:
-        lines: list[bytes] = []
-        for kept in reversed(self._ring):
-            if kept.seq <= seq:
-                break
-            if interest.wants(kept) and self._is_told(user, kept):
-                lines.append(kept.line)
-        lines.reverse()
-        return b"".join(lines)
+    # -- what was missed --------------------------------------------------------------------------------------
+
+    @property
+    def behind(self) -> int:
+        """How many subscribers have missed events that they have yet to be sent."""
+        return len(self._behind)
+
+    def is_behind(self, subscriber: Subscriber) -> bool:
+        """Whether this is one of them."""
+        return subscriber in self._behind
+
+    def catch_up(self) -> None:
+        """Send some of what was missed, to each of those that are behind in turn."""
+        left, left_bytes = self.most_a_turn, BYTES_A_TURN
+        while self._behind and left > 0 and left_bytes > 0:
+            subscriber = next(iter(self._behind))
+            missed = self._behind.pop(subscriber)
+            interest, user = self._subscribers[subscriber], self._audience(subscriber)
+            is_told = partial(self._tells, interest, user)
+            lines, looked = missed.some(self.ring, self.stream, self.seq, left, is_told)
+            if missed.place < self.ring.end:
+                self._behind[subscriber] = missed
+            data = b"".join(lines)
+            left, left_bytes = left - looked, left_bytes - len(data)
+            if data:
+                subscriber.send(data)
 
     # -- subscribing ----------------------------------------------------------------------------------------
 
@@ -289,8 +299,9 @@ class Events:
     ) -> int:
         """Subscribe from now on, or from a cursor on; replaces any earlier subscription.
 
-        Missed events are sent by the next `publish`, after the reply and anything else queued by then, and only
-        once however often the request is rerun before that.
+        Missed events are sent from the next `publish` on, after the reply and anything else queued by then, and
+        only once however often the request is rerun before that. As long as a subscriber is `behind`, `catch_up`
+        has to be called.
 
         Args:
             subscriber: the connection.
@@ -314,8 +325,8 @@ class Events:
                 f"an event in the future at $.params.since.seq: expected {expected}",
                 path="$.params.since.seq", expected=expected,
             )  # fmt: skip
-        elif since is not None and since.seq < self._lost_seq:
-            seq, gap = self._lost_seq, "overrun"
+        elif since is not None and since.seq < self.ring.lost_seq:
+            seq, gap = self.ring.lost_seq, "overrun"
         elif since is not None:
             seq = since.seq
         self.unsubscribe(subscriber)
@@ -323,12 +334,14 @@ class Events:
         self.wants_turns = self.wants_turns or TURN in types
         if since is not None:
             noted = NotedEvent(GAP, now_us, None, gap, "", 0, {})
-            self._fresh[subscriber] = (seq, event_line(self.stream, seq, noted) if gap else b"")
+            before = event_line(self.stream, seq, noted) if gap else b""
+            self._behind[subscriber] = MissedEvents(self.ring.behind(seq), before)
+            self._fresh = True
         return seq
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Remove a subscriber, if it is one."""
-        self._fresh.pop(subscriber, None)
+        self._behind.pop(subscriber, None)
         left = self._subscribers.pop(subscriber, None)
         if left is not None and TURN in left.types:
             self.wants_turns = any(TURN in interest.types for interest in self._subscribers.values())

@@ -45,9 +45,6 @@ class _Subscriber:
         """Receive lines of events."""
         for line in data.splitlines():
             event = decode_event(decode_incoming(line).params or b"{}")
-            if event.type == GAP:
-                self._gap = event
-                continue
             if len(self._waiting) >= self._limit:
                 missed = self._waiting.popleft()
                 self._gap = Event(cursor=missed.cursor, type=GAP, at=event.at, reason="overrun")
@@ -144,6 +141,10 @@ class MemoryEvents:
             event = self.take()
             if event is not None:
                 return event
+            if self._sessions.engine.events.is_behind(self._subscriber):
+                self._sessions.engine.events.catch_up()
+                await asyncio.sleep(0)  # what was missed may be much: others run in between
+                continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._sessions.due_in_s()):
                     await self._news.wait()

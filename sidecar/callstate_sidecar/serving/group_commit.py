@@ -77,6 +77,8 @@ class GroupCommit:
         self._ended_at = 0.0
         self._replying: dict[ClientConnection, None] = {}
         self._refusing = False
+        self._catching_up = False
+        """Whether subscribers that have missed events are about to be sent some."""
 
     @property
     def journal_state(self) -> str:
@@ -189,12 +191,27 @@ class GroupCommit:
                 tx.commit()
         if not tx.is_empty:
             tx.commit()
-        cut_off = self._ctx.events.publish(self.pending_reply_bytes)  # also at the end of a turn without changes
+        events = self._ctx.events
+        cut_off = events.publish(self.pending_reply_bytes)  # also at the end of a turn without changes
+        if events.behind:
+            self._catch_up_soon()
         if cut_off:
             self._metrics.count("subscribers_cut_off", cut_off)
             log.warning(
                 "subscribers_cut_off", "%d subscribers did not read their events, and were cut off", cut_off
             )
+
+    def _catch_up_soon(self) -> None:
+        """Send some of what subscribers have missed in the next turn."""
+        if not self._catching_up:
+            self._catching_up = True
+            self._loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._catching_up = False
+        self._ctx.events.catch_up()
+        if self._ctx.events.behind:
+            self._catch_up_soon()
 
     def _write_facts(self) -> None:
         """Write what is not a change and never rolled back; if that fails, at the end of the next turn."""

@@ -169,7 +169,7 @@ class Server:
         self.limits = self._engine.ctx.limits = limits
         self.group.pending_reply_bytes = limits.pending_reply_bytes
         self._unread.limit(limits.pending_reply_bytes, limits.reply_bytes_total)
-        self._engine.events.limit = limits.events
+        self._engine.events.ring.limit = limits.events
         self._engine.ctx.user_sessions = self._user_sessions
         self.clients.limit(limits)
         per_s = limits.per_uid.requests_per_s

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from callstate_client.engine.events import CHANGES, EVENT_BYTES, Events
+from callstate_client.engine.event_ring import BLOCK, EVENT_BYTES
+from callstate_client.engine.events import BYTES_A_TURN, CHANGES, EVENTS_A_TURN, Events
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import read_head
@@ -352,10 +353,137 @@ class TestComingBack:
         assert ear.lines == []
 
 
+def caught_up(events: Events) -> int:
+    """Let all that are behind catch up; returns in how many goes."""
+    goes = 0
+    while events.behind:
+        events.catch_up()
+        goes += 1
+    return goes
+
+
+class TestCatchingUp:
+    """Those that have missed much, or that come back together."""
+
+    @pytest.fixture
+    def events(self) -> Events:
+        return Events(2000, STREAM)
+
+    def test_much_is_sent_some_at_a_time(self, events):
+        happen(events, 1900)
+        ear = listen(events, since=100)
+        events.publish(MAX_UNSENT)
+        told = ear.told()
+        assert 0 < len(told) <= EVENTS_A_TURN
+        while events.behind:
+            events.catch_up()
+            more = ear.told()
+            assert 0 < len(more) <= EVENTS_A_TURN
+            told += more
+        assert told == [(seq, "created") for seq in range(101, 1901)]
+
+    def test_long_ones_are_sent_fewer_at_a_time(self, events):
+        long = session()
+        long.doc.call_id = "p" * EVENT_BYTES
+        for _ in range(1000):
+            events.note("created", START_US, long)
+        events.publish(MAX_UNSENT)
+        ear = listen(events, since=0)
+        events.publish(MAX_UNSENT)
+        assert sum(map(len, ear.lines)) < BYTES_A_TURN + BLOCK * (EVENT_BYTES + 1000)
+        assert caught_up(events) > 1000 * EVENT_BYTES // (BYTES_A_TURN + BLOCK * EVENT_BYTES) - 1
+        assert len(ear.told()) == 1000
+
+    def test_those_that_come_together_take_turns(self, events):
+        happen(events, 1000)
+        ears = [listen(events, since=0) for _ in range(20)]
+        events.publish(MAX_UNSENT)
+        assert sum(len(ear.lines) for ear in ears) <= EVENTS_A_TURN
+        for _ in range(2):
+            events.catch_up()
+        heard = [len(ear.lines) for ear in ears]
+        assert max(heard) - min(heard) <= 2 * BLOCK
+        assert caught_up(events) >= 20 * 1000 // (EVENTS_A_TURN) - 3
+        for ear in ears:
+            assert [seq for seq, _ in ear.told()] == [*range(1, 1001)]
+
+    def test_what_happens_meanwhile_comes_behind_in_its_order(self, events):
+        happen(events, 1000)
+        ear = listen(events, "created", "turn", since=0)
+        events.publish(MAX_UNSENT)
+        happen(events, 2, "turn")
+        happen(events, 2)
+        happen(events, 1, "ended")
+        happen(events, 1, "turn")
+        assert events.is_behind(ear)
+        caught_up(events)
+        happen(events, 1, "turn")
+        told = ear.told()
+        assert told[:1000] == [(seq, "created") for seq in range(1, 1001)]
+        assert told[1000:] == [
+            (1001, "turn"), (1002, "turn"), (1003, "created"), (1004, "created"), (1006, "turn"), (1007, "turn")
+        ]  # fmt: skip
+
+    def test_what_is_dropped_before_it_was_sent_is_a_gap(self, events):
+        happen(events, 2000)
+        ear = listen(events, "created", "turn", since=0)
+        events.publish(MAX_UNSENT)
+        before = ear.told()
+        happen(events, 3, "turn")
+        happen(events, 1500)
+        caught_up(events)
+        told = ear.told()
+        assert [seq for seq, _ in before] == [*range(1, len(before) + 1)]
+        assert told[0] == (1500, "gap")
+        kept = [seq for seq in range(1501, 3504) if seq not in (2001, 2002, 2003)]
+        assert [seq for seq, type_ in told if type_ == "created"] == kept
+        assert [seq for seq, _ in told] == [*range(1500, 3504)]
+
+    def test_who_leaves_meanwhile_is_sent_no_more(self, events):
+        happen(events, 1000)
+        ear, other = listen(events, since=0), listen(events, since=0)
+        events.publish(MAX_UNSENT)
+        events.unsubscribe(ear)
+        heard = len(ear.lines)
+        caught_up(events)
+        assert (len(ear.lines), len(other.lines)) == (heard, 1000)
+
+    def test_who_reads_nothing_is_cut_off_as_ever(self, events):
+        happen(events, 1000)
+        ear = listen(events, since=0)
+        events.publish(MAX_UNSENT)
+        ear.unsent_bytes = MAX_UNSENT + 1
+        events.note("ended", START_US, session())
+        assert events.publish(MAX_UNSENT) == 1
+        assert ear.closed
+        assert not events.behind
+
+    def test_who_is_interested_in_none_of_them_is_not_behind_for_ever(self, events):
+        happen(events, 1000)
+        ear = listen(events, "ended", since=0)
+        events.publish(MAX_UNSENT)
+        assert caught_up(events) >= 1
+        assert ear.lines == []
+        happen(events, 1, "ended")
+        assert ear.told() == [(1001, "ended")]
+
+    def test_the_ring_is_the_same_whatever_was_dropped(self, events):
+        """Places are found at any distance from the oldest, in whole and in broken blocks."""
+        for _ in range(5):
+            happen(events, 777)
+            for seq in (events.ring.lost_seq, events.seq - 1500, events.seq - 1, events.seq):
+                if seq >= events.ring.lost_seq:
+                    ear = listen(events, since=seq)
+                    events.publish(MAX_UNSENT)
+                    caught_up(events)
+                    assert [number for number, _ in ear.told()] == [*range(seq + 1, events.seq + 1)]
+                    events.unsubscribe(ear)
+
+
 class TestTheRing:
     def test_a_lower_limit_holds_from_the_next_event_on(self, events):
         happen(events, 10)
-        events.limit = 3
+        events.ring.limit = 3
         happen(events, 1)
         ear = listen(events, since=0)
         events.publish(MAX_UNSENT)

@@ -11,6 +11,7 @@ import pytest
 from callstate_client import Clock, InvalidParamsError, MemoryStore
 from callstate_client import protocol as p
 from callstate_client.memory.events import MemoryEvents
+from callstate_client.memory.sessions import EVENTS_AT_ONCE
 from callstate_client.protocol.events import Cursor, Event
 from support.owners import START, a_call
 
@@ -52,6 +53,44 @@ async def test_each_store_has_a_stream_of_its_own(store: MemoryStore) -> None:
     other = MemoryStore(Clock(START))
     assert store.events().cursor.stream != other.events().cursor.stream
     assert store.events().cursor.stream == store.worker("w2").events().cursor.stream
+
+
+async def test_much_that_was_missed_is_taken_some_at_a_time(store: MemoryStore) -> None:
+    """Other tasks run in between, and what happens meanwhile comes behind."""
+    begin = store.events().cursor
+    await create(store, *(f"s{number}" for number in range(10 * EVENTS_AT_ONCE)))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.ensure_future(others())
+    events = store.events(since=begin)
+    first = await take(events, 1)
+    await create(store, "last")
+    rest = await take(events, 10 * EVENTS_AT_ONCE)
+    other.cancel()
+    assert turns >= 10 - 4, "but for what was taken with its making, and with changes"
+    named = [each.session_id for each in first + rest]
+    assert named == [*(f"s{number}" for number in range(10 * EVENTS_AT_ONCE)), "last"]
+    assert {each.type for each in first + rest} == {"created"}
+
+
+async def test_what_is_dropped_before_it_is_taken_is_a_gap_in_its_place(store: MemoryStore) -> None:
+    store = MemoryStore(Clock(START), events=4 * EVENTS_AT_ONCE)
+    begin = store.events().cursor
+    await create(store, *(f"s{number}" for number in range(4 * EVENTS_AT_ONCE)))
+    events = store.events(since=begin)
+    await create(store, *(f"t{number}" for number in range(EVENTS_AT_ONCE)))
+    seen: list[Event] = []
+    while not seen or seen[-1].session_id != f"t{EVENTS_AT_ONCE - 1}":
+        seen += await take(events, 1)
+    seqs = [each.cursor.seq for each in seen]
+    assert seqs == sorted(seqs), "a gap precedes what comes after it, and nothing else"
+    assert len({each.cursor.seq for each in seen}) == len(seqs)
 
 
 async def test_back_with_a_cursor(store: MemoryStore) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from callstate_client.engine.events import EVENTS_A_TURN
 from callstate_sidecar.serving import group_commit
 from callstate_sidecar.serving.group_commit import ALONE_AFTER
 from support.core import BadDisk, Core, FakeClient, open_journal
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
+MANY = 10 * EVENTS_A_TURN
 TURN = ("session.add_turn", {"session_id": "a", "turn": {"content": "x"}})
 
 
@@ -119,3 +121,50 @@ async def test_a_connection_that_closes_is_not_remembered(alone: Alone) -> None:
     alone.peer.send(TURN)
     alone.peer.connection.connection_lost(None)
     assert alone.core.server.group._last is None
+
+
+# -- subscribers that come back ------------------------------------------------------------------------------------
+
+
+async def test_what_subscribers_have_missed_is_sent_in_many_turns_and_others_are_served(alone: Alone) -> None:
+    core, events = alone.core, alone.core.events
+    place = {"stream": events.stream, "seq": events.seq}
+    for number in range(MANY):
+        events.note("store.down", core.clock.wall_us(), error=str(number))
+    await alone.answered(alone.peer, ("server.ping", {}))
+    clients = [FakeClient(core) for _ in range(3)]
+    for client in clients:
+        client.send(("events.subscribe", {"since": place}))
+    turns = most = 0
+    while len(clients[-1].events) < MANY:
+        before = sum(len(client.events) for client in clients)
+        await asyncio.sleep(0)
+        turns += 1
+        most = max(most, sum(len(client.events) for client in clients) - before)
+        if turns == 5:
+            await alone.answered(alone.peer, ("session.save", {"session": {"id": "b"}}))
+            assert len(clients[0].events) < MANY / 2
+    assert most <= 2 * EVENTS_A_TURN, "and those that have just subscribed get as many more"
+    for _ in range(10):
+        await asyncio.sleep(0)
+    for client in clients:
+        assert [event.get("error", event.get("session_id")) for event in client.events] == [
+            *map(str, range(MANY)), "b"
+        ]  # fmt: skip
+    assert not events.behind
+
+
+async def test_a_subscriber_that_leaves_while_it_is_behind_is_forgotten(alone: Alone) -> None:
+    core, events = alone.core, alone.core.events
+    place = {"stream": events.stream, "seq": events.seq}
+    for _ in range(MANY):
+        events.note("store.down", core.clock.wall_us())
+    await alone.answered(alone.peer, ("server.ping", {}))
+    client = FakeClient(core)
+    client.send(("events.subscribe", {"since": place}))
+    while not client.events:
+        await asyncio.sleep(0)
+    client.connection.connection_lost(None)
+    assert not events.behind
+    await alone.answered(alone.peer, TURN)
+    assert len(client.events) < MANY / 2
