@@ -193,20 +193,20 @@ def metrics_of(counters: Counters, extra: bytes) -> CallMetrics:
     )  # fmt: skip
 
 
-def head_of(parts: documents.Parts) -> Head:
-    """The head of a document read from a store."""
+def head_of(parts: documents.Parts, extra: bytes = b"", metrics_extra: bytes = b"") -> Head:
+    """The head of a document read from a store; with more members of it and of its metrics, joined."""
     known = parts.head
-    recovery = UNSET if parts.recovery_data is None else Raw(parts.recovery_data)
     fields = _Fields(
-        known.id, known.created_at, known.provider, known.direction, known.from_, known.to, known.call_id, recovery
+        known.id, known.created_at, known.provider, known.direction, known.from_, known.to, known.call_id
     )
+    recovery = () if parts.recovery_data is None else (b',"recovery_data":', parts.recovery_data)
     return Head(
         session_id=known.id,
-        fields=_encode(fields)[1:-1] + joined_members(parts.extra),
+        fields=b"".join((_encode(fields)[1:-1], *recovery, joined_members(parts.extra), extra)),
         provider=known.provider,
         call_id=known.call_id,
         status=known.status,
-        metrics=metrics_of(parts.metrics, joined_members(parts.metrics_extra)),
+        metrics=metrics_of(parts.metrics, joined_members(parts.metrics_extra) + metrics_extra),
         history=parts.history,
         updated_at=known.updated_at,
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -27,6 +27,9 @@ WINDOW_BYTES: Final = 2048
 
 STAND_IN: Final = b'"%b"' % (b"x" * 4096)
 """What a long string is read as where its length may matter: too long for any member that has a bound."""
+
+MEMBERS_A_STEP: Final = 500
+"""Members of an object taken apart in one step."""
 
 UTF8_BYTES: Final = 256 * 1024
 """Bytes decoded in one step, in the same time."""
@@ -49,13 +52,14 @@ _HIGH: Final = re.compile(rb"\\u[dD][89abAB]")
 _decode: Final = msgspec.json.decode
 
 
-def marks(text: bytes, at: int = 0, last: int | None = None) -> Iterator[Mark | None]:
+def marks(text: bytes, at: int = 0, last: int | None = None, flat: Sequence[object] = ()) -> Iterator[Mark | None]:
     """The brackets and commas of a JSON text, and the strings longer than WINDOW_BYTES, but those in objects and
     arrays that are shorter and have none in them; and some more of these. None after each step.
 
     Args:
         text: JSON, which is not checked.
         at, last: the part of it that is wanted.
+        flat: while there is something in it, short objects and arrays without others in them are yielded too.
 
     Raises:
         ValueError: a string does not end.
@@ -65,9 +69,11 @@ def marks(text: bytes, at: int = 0, last: int | None = None) -> Iterator[Mark | 
         until = min(at + WINDOW_BYTES, last)
         for found in _MARK.finditer(text, at, until):
             start, end = found.span()
-            if end > start + 1:
-                continue
             first = text[start]
+            if end > start + 1:
+                if flat and first != _QUOTE:
+                    yield first, start, end
+                continue
             if first == _QUOTE:  # it reaches beyond the window
                 until = end = yield from _string_end(text, start)
             yield first, start, end
@@ -145,7 +151,13 @@ def members_in_steps(text: bytes) -> Generator[None, None, list[Member]]:
         raise ValueError("Expected `object`")
     if len(spans) == 1 and _behind_space(text, spans[0][0]) >= spans[0][1]:
         return []
-    return [_member(text, first, last) for first, last in spans]
+    spans.reverse()
+    members: list[Member] = []
+    while spans:
+        members.append(_member(text, *spans.pop()))
+        if not len(members) % MEMBERS_A_STEP:
+            yield
+    return members
 
 
 def _member(text: bytes, first: int, last: int) -> Member:
@@ -166,26 +178,35 @@ def _behind_space(text: bytes, at: int) -> int:
     return at if found is None else found.end()
 
 
-def check_in_steps(text: bytes) -> Generator[None]:
+def check_in_steps(text: bytes, outer: int = 0) -> Generator[None]:
     """Check that Go can read a JSON text, which is UTF-8.
+
+    Args:
+        text: the text.
+        outer: in how many objects and arrays it is.
 
     Raises:
         ValueError: it is not JSON, has a lone surrogate or a number out of range, or is nested too deep.
     """
     piece = _Piece(b"")
     stack = bytearray()
-    for mark in marks(text):
+    deepest: list[int] = []
+    """What is open at the greatest depth that there may be: nothing may be in it, be it flat."""
+    for mark in marks(text, flat=deepest):
         if mark is None:
             yield
             continue
         byte, start, end = mark
         if byte in b"[{":
-            stack.append(byte)
-            if len(stack) > go_json.GO_DEPTH:
+            if deepest:
                 raise ValueError(f"nested deeper than {go_json.GO_DEPTH}")
+            stack.append(byte)
+            if len(stack) + outer >= go_json.GO_DEPTH:
+                deepest.append(byte)
         elif byte in b"]}":
             if not stack or _CLOSERS[stack.pop()] != byte:
                 raise ValueError("a bracket closes what is not open")
+            deepest.clear()
             piece.low = min(piece.low, len(stack))
         elif byte == _QUOTE:
             if end - start > PIECE_BYTES:

@@ -19,16 +19,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from callstate_client.engine.sessions.json_steps import check_in_steps, check_string, check_utf8, members_in_steps
+from callstate_client.engine.sessions.json_steps import check_utf8
 from callstate_client.engine.sessions.layout import END
+from callstate_client.engine.sessions.long_members import LONG_BYTES, read_members, stand_in
 from callstate_client.engine.sessions.tail import cut_run
 from callstate_client.errors import DocumentError
 from callstate_client.model import documents, go_json
-from callstate_client.model.documents import HEAD_NAMES, SESSION_NAMES, Parts
-from callstate_client.model.go_json import fold
-
-LONG_BYTES: Final = 128 * 1024
-"""Longer documents are read in steps: this long, one takes half a millisecond."""
+from callstate_client.model.documents import METRICS_NAMES, SESSION_NAMES, TURN_NAMES, Parts
 
 TRIES: Final = 4
 """How many members called `history` are taken for the session's: recovery data may have one."""
@@ -39,6 +36,9 @@ PIECE_BYTES: Final = 64 * 1024
 HEAD_BYTES: Final = 1024 * 1024
 """How much may come before a history, or behind it, if it is to be found there at once."""
 
+IN_TURN: Final = 3
+"""The session, its history and the turn: what the values of a turn are in."""
+
 _HISTORY: Final = b'"history":['
 _METRICS: Final = b'],"metrics":{'
 
@@ -47,12 +47,16 @@ class ReadDocument(NamedTuple):
     """A document that was read.
 
     Args:
-        parts: all of it but, if there are pieces, the history.
+        parts: all of it but, if there are pieces, the history, and what follows.
         pieces: the turns of a long history, comma-joined, and how many there are in each.
+        extra: more members of the session, as `joined_members` has them.
+        metrics_extra: more members of its metrics.
     """
 
     parts: Parts
     pieces: list[tuple[bytes, int]]
+    extra: bytes = b""
+    metrics_extra: bytes = b""
 
 
 def read_in_steps(document: bytes, session_id: str) -> Generator[None, None, ReadDocument]:
@@ -66,12 +70,12 @@ def read_in_steps(document: bytes, session_id: str) -> Generator[None, None, Rea
     found = yield from _apart(document, session_id)
     if found is not None:
         try:
-            return ReadDocument(found[0], (yield from _pieces(document, *found[1])))
+            return found[0]._replace(pieces=(yield from _pieces(document, *found[1])))
         except DocumentError:
             pass  # they are no turns, or damaged
     try:
-        parts, turns = yield from _by_members(document, session_id)
-        return ReadDocument(parts, (yield from _pieces(document, *turns)) if turns else [])
+        read, turns = yield from _by_members(document, session_id)
+        return read._replace(pieces=(yield from _pieces(document, *turns))) if turns else read
     except DocumentError:
         raise
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -107,70 +111,61 @@ def _long_turn(turn: bytes, number: int) -> Generator[None, None, tuple[bytes, i
     """As `documents.read_turns`, of one turn that is long."""
     try:
         yield from check_utf8(turn)
-        members = yield from members_in_steps(turn)
-        short: list[bytes] = []
-        for name, start, end in members:
-            instead = yield from _stand_in(turn[start:end])
-            short.append(b"%b:%b" % (name, instead))
+        members = yield from read_members(turn, TURN_NAMES, IN_TURN)
+        values = {name: turn[start:end] for name, (_, start, end) in members.ours.items()}
+        short: dict[str, bytes] = {}
+        for name, value in values.items():
+            short[name] = yield from stand_in(value, IN_TURN)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DocumentError(f"not a session document: {error} - at `$.history[{number}]`") from error
-    text = b"{%b}" % b",".join(short)
-    read, _ = documents.read_turns(text, number)
-    return (turn, 1) if read == text else documents.read_turns(turn, number)  # names are spelled differently
+    documents.read_turns(go_json.join_members(short), number)
+    extra = yield from members.extra.joined()
+    if not members.renamed:
+        return turn, 1
+    known = go_json.join_members(values)
+    return (b"%b%b}" % (known[:-1], extra) if values else b"{%b}" % extra[1:]), 1
 
 
-def _stand_in(value: bytes) -> Generator[None, None, bytes]:
-    """A short value of the same type as one that is long, which is checked."""
-    if len(value) <= LONG_BYTES:
-        return value
-    if value[:1] == b'"' == value[-1:]:
-        yield from check_string(value, 0, len(value))
-        return b'""'
-    yield from check_in_steps(value)
-    if value[:1] == b"{":
-        return b'{"":0}' if value[1:-1].strip() else b"{}"
-    return b"[]" if value[:1] == b"[" else value
-
-
-def _by_members(document: bytes, session_id: str) -> Generator[None, None, tuple[Parts, tuple[int, int] | None]]:
+def _by_members(
+    document: bytes, session_id: str
+) -> Generator[None, None, tuple[ReadDocument, tuple[int, int] | None]]:
     """A document of any spelling, read but for the turns, if these are long; and where they are.
 
     Raises:
         ValueError: it can't be read, or is another session's.
     """
     yield from check_utf8(document)
-    members = yield from members_in_steps(document)
-    names = [msgspec.json.decode(member.name, type=str) for member in members]
-    known = {name: fold(name) if fold(name) in SESSION_NAMES else name for name in names}
-    last = {known[name]: at for at, name in enumerate(names)}  # Go takes the last of each
-    kept: list[bytes] = []
-    long: dict[str, bytes] = {}
-    turns = None
-    for at, (written, start, end) in enumerate(members):
-        name = known[names[at]]
-        is_turns = name == "history" and document[start : start + 1] + document[end - 1 : end] == b"[]"
-        if last[name] != at:
-            go_json.decode_any((yield from _stand_in(document[start:end])))
+    ours, extra, _ = yield from read_members(document, SESSION_NAMES, 1)
+    turns, recovery, metrics_extra = None, b"", b""
+    kept: dict[str, bytes] = {}
+    for name, (_, start, end) in ours.items():
+        if (
+            name == "history"
+            and end - start > LONG_BYTES
+            and document[start] == ord("[")
+            and document[end - 1] == ord("]")
+        ):
+            turns, kept[name] = (start + 1, end - 1), b"[]"
             continue
-        if is_turns and end - start > LONG_BYTES:
-            turns, instead = (start + 1, end - 1), b"[]"
-        elif name in HEAD_NAMES or name == "metrics":
-            instead = document[start:end]
+        value = document[start:end]
+        if name == "recovery_data":
+            kept[name] = yield from stand_in(value, 1)
+            recovery = b"" if kept[name] is value else value
+        elif name == "metrics" and len(value) > LONG_BYTES:
+            counters, others, _ = yield from read_members(value, METRICS_NAMES, 2)
+            kept[name] = go_json.join_members({name: value[at:to] for name, (_, at, to) in counters.items()})
+            metrics_extra = yield from others.joined()
         else:
-            value = document[start:end]
-            instead = yield from _stand_in(value)
-            if instead is not value:
-                long[name] = value
-        kept.append(b"%b:%b" % (written, instead))
+            kept[name] = value
         yield
-    parts = documents.read_stored(b"{%b}" % b",".join(kept), session_id)
-    if parts.recovery_data is not None:
-        parts.recovery_data = long.get("recovery_data", parts.recovery_data)
-    parts.extra.update((name, value) for name, value in long.items() if name in parts.extra)
-    return parts, turns
+    parts = documents.read_stored(go_json.join_members(kept), session_id)
+    yield
+    if parts.recovery_data is not None and recovery:
+        parts.recovery_data = recovery
+    return ReadDocument(parts, [], (yield from extra.joined()), metrics_extra), turns
 
 
-def _apart(document: bytes, session_id: str) -> Generator[None, None, tuple[Parts, tuple[int, int]] | None]:
+def _apart(document: bytes, session_id: str) -> Generator[None, None, tuple[ReadDocument, tuple[int, int]] | None]:
     """What surrounds the history, read, and where the turns are; None if they are not where they are expected."""
     start = 0
     for _ in range(TRIES):
@@ -187,10 +182,10 @@ def _apart(document: bytes, session_id: str) -> Generator[None, None, tuple[Part
         head = before + behind if behind != b"}" else before.removesuffix(b",") + behind
         try:
             if len(head) <= LONG_BYTES:
-                parts, others = documents.read_stored(head, session_id), None
+                read, others = ReadDocument(documents.read_stored(head, session_id), []), None
             else:
-                parts, others = yield from _by_members(head, session_id)
+                read, others = yield from _by_members(head, session_id)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             continue  # it was a member of something else
-        return None if parts.has_history or others else (parts, (first, end))
+        return None if read.parts.has_history or others else (read, (first, end))
     return None

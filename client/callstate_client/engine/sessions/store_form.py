@@ -120,10 +120,11 @@ def session_in_steps(session_id: str, stored: StoredSession, host_id: str) -> Ge
         why = f"the document has {stored.unread_bytes} bytes, more than a session may have"
         raise UnreadableError(why, version=_seen_version(stored))
     try:
-        parts, pieces = yield from read_in_steps(stored.document, session_id)
+        read = yield from read_in_steps(stored.document, session_id)
     except DocumentError as error:
         raise UnreadableError(str(error), version=_seen_version(stored)) from error
-    head = head_of(parts)
+    parts, pieces = read.parts, read.pieces
+    head = head_of(parts, read.extra, read.metrics_extra)
     session = Session(session_id, Document(head, head.updated_us))
     session.doc.updated_text = parts.head.updated_at, head.updated_us
     if pieces:

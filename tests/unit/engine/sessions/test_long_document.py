@@ -9,10 +9,13 @@ import pytest
 
 from callstate_client.engine.sessions import long_document
 from callstate_client.engine.sessions.long_document import PIECE_BYTES
+from callstate_client.engine.sessions.long_members import MEMBERS_A_STEP
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import session_in_steps
 from callstate_client.engine.sessions.stored import StoredSession
 from callstate_client.errors import UnreadableError
+from callstate_client.model import go_json
+from callstate_client.model.go_json import GO_DEPTH, decode_any
 
 TIME = "2026-01-01T00:00:00Z"
 MANY = 4000
@@ -142,3 +145,69 @@ def test_a_document_that_was_not_read_is_unreadable_with_its_length() -> None:
     with pytest.raises(UnreadableError, match="40000000 bytes"):
         read_session = session_in_steps("a", StoredSession(b"", None, unread_bytes=40_000_000), "here")
         next(read_session)
+
+
+MEMBERS = ",".join(f'"n\\u00{65 + number % 9:02x}{number}":[{number},"x"]' for number in range(30_000)).encode()
+"""Unknown members, with escapes in their names."""
+AGAIN = b',"first":{"a":[2]},"nA0":"again","first":3'
+
+MANY_MEMBERS = {
+    "of the session": b'{"id":"a","first":1,%b,"status":"active"}' % (MEMBERS + AGAIN),
+    "of the session, with a long history": b'{"id":"a","first":1,%b,"history":[%b]}'
+    % (MEMBERS + AGAIN, b",".join([b"{}"] * 100_000)),
+    "of the metrics": b'{"id":"a","metrics":{"turn_count":3,"first":1,%b,"TURN_COUNT":4},"status":"active"}'
+    % (MEMBERS + AGAIN),
+    "of a turn": b'{"id":"a","history":[{"role":"user","first":1,%b}]}' % (MEMBERS + AGAIN),
+    "of a turn, in upper case": b'{"id":"a","history":[{"role":"x","first":1,%b,"ROLE":"user"},{"role":"agent"}]}'
+    % (MEMBERS + AGAIN),
+    "known ones again": b'{"id":"b","Status":7,%b,"ID":"a","status":"active"}' % MEMBERS,
+}
+
+
+@pytest.mark.parametrize("name", MANY_MEMBERS)
+def test_very_many_members_are_read_some_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = MANY_MEMBERS[name]
+    doc = read(document)[0].doc
+    expected = read_at_once(document, monkeypatch).doc
+    assert json.loads(doc.to_json(0)) == json.loads(expected.to_json(0))
+    sizes: list[int] = []
+
+    def counted(text: bytes) -> Any:
+        sizes.append(text.count(b","))
+        return decode_any(text)
+
+    monkeypatch.setattr(go_json, "decode_any", counted)
+    assert read(document)[1] > 2 * 30_000 // MEMBERS_A_STEP
+    assert max(sizes) < 3 * MEMBERS_A_STEP
+
+
+@pytest.mark.parametrize("number", [0, 15_000, 29_999])
+@pytest.mark.parametrize("wrong", [b"[1,]", b"tru", b'"\\ud800"', b'{"a" 1}', b"1e999"])
+def test_one_wrong_member_of_very_many_is_found(number: int, wrong: bytes) -> None:
+    document = b'{"id":"a",%b,"status":"active"}' % MEMBERS
+    value = b'[%d,"x"]' % number
+    assert document.count(b":" + value) == 1
+    with pytest.raises(UnreadableError):
+        read(document.replace(b":" + value, b":" + wrong))
+
+
+@pytest.mark.parametrize("inside", [b"", b"7", b'"[]"', b'"%b"' % (b"x" * 5000), b'7,"[[",7'])
+@pytest.mark.parametrize(
+    ("around", "outer"),
+    [
+        (b'{"id":"a","recovery_data":{"x":%b},"history":[{}]}', 2),
+        (b'{"id":"a","x":%b,"history":[{}]}', 1),
+        (b'{"id":"a","history":[{"x":%b}]}', 3),
+        (b'{"id":"a","metrics":{"x":%b}}', 2),
+    ],
+)
+def test_long_values_may_be_as_deep_as_others(around: bytes, outer: int, inside: bytes) -> None:
+    long = b",".join([b'"yyyyyyyyy"'] * 20_000)
+
+    def nested(depth: int) -> bytes:
+        deep = depth - outer - 1
+        return around % (b"[%b,%b%b%b]" % (long, b"[" * deep, inside, b"]" * deep))
+
+    read(nested(GO_DEPTH))
+    with pytest.raises(UnreadableError, match="nested deeper"):
+        read(nested(GO_DEPTH + 1))
