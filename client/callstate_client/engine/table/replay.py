@@ -7,7 +7,7 @@ merge base, in case the store turns out to have something newer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import starmap
 
 from msgspec import structs
@@ -27,7 +27,7 @@ from callstate_client.engine.sessions.records import (
     WorkerRecord,
 )
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.table.session_table import SessionTable
+from callstate_client.engine.table.session_table import IDS_AT_ONCE, SessionTable
 from callstate_client.engine.table.tombstones import Tombstone
 
 
@@ -183,14 +183,19 @@ def snapshot(table: SessionTable) -> Iterator[Record]:
         session = table.sessions.get(session_id)
         if session is not None:
             yield from in_parts(session, 0)
-    for session_id in [*table.set_aside]:
-        yield from table.set_aside.of(session_id)
-    yield from _removals(table.tombstones.pending, pending=True)
-    yield from _removals(table.tombstones.settled, pending=False)
+    for some in table.set_aside.order.chunks(IDS_AT_ONCE):
+        for copies in some:
+            yield from table.set_aside.of(copies.session_id)
+    tombstones = table.tombstones
+    pending = (place.session_id for places in tombstones.order.chunks(IDS_AT_ONCE) for place in places)
+    yield from _removals(pending, tombstones.pending, pending=True)
+    yield from _removals(tuple(tombstones.settled), tombstones.settled, pending=False)
 
 
-def _removals(tombstones: Mapping[str, Tombstone], *, pending: bool) -> Iterator[Record]:
-    for session_id in tuple(tombstones):
+def _removals(
+    session_ids: Iterable[str], tombstones: Mapping[str, Tombstone], *, pending: bool
+) -> Iterator[Record]:
+    for session_id in session_ids:
         tombstone = tombstones.get(session_id)
         if tombstone is not None:
             yield removal(session_id, tombstone, pending=pending)

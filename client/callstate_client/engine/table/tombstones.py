@@ -15,14 +15,20 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from callstate_client.engine.hot_bytes import HotBytes
 from callstate_client.engine.sessions.weight import TOMBSTONE_BYTES, ops_weight
+from callstate_client.engine.table.index import NumberedOrder
 
 MISS_TTL_S: Final = 1.0
 """How long a miss is cached: another host may create the session meanwhile."""
 
 MAX_MISSES: Final = 10_000
 """Cached misses; beyond this the oldest are evicted, at the cost of a store read each."""
+
+EXPIRED_AT_ONCE: Final = 2
+"""Expired misses forgotten with each new one: all at last, and never thousands in one go."""
 
 
 class Tombstone(NamedTuple):
@@ -37,6 +43,13 @@ class Tombstone(NamedTuple):
 NO_TOMBSTONE: Final = Tombstone(0, 0)
 
 
+class Pending(Struct, gc=False):
+    """The place of a pending deletion among them."""
+
+    session_id: str
+    seq: int = 0
+
+
 class Tombstones:
     """Deletions and misses, by session id.
 
@@ -48,9 +61,13 @@ class Tombstones:
         self._hot = hot
         self._pending: dict[str, Tombstone] = {}
         self.pending: Mapping[str, Tombstone] = MappingProxyType(self._pending)
+        self._places: dict[str, Pending] = {}
+        self.order: NumberedOrder[Pending] = NumberedOrder()
+        """Pending deletions, to go through them while they come and go."""
         self.settled: OrderedDict[str, Tombstone] = OrderedDict()
         self._misses: OrderedDict[str, tuple[float, Tombstone]] = OrderedDict()
         """Each with its expiry, monotonic time."""
+        self._misses_bytes = 0
 
     def known_missing(self, session_id: str, now: float) -> bool:
         """Whether the session is known not to exist: deleted here, or recently not found in the store."""
@@ -83,32 +100,42 @@ class Tombstones:
         """The store has nothing under this id, or this tombstone."""
         misses = self._misses
         self.forget_miss(session_id)
-        while misses and (len(misses) >= MAX_MISSES or next(iter(misses.values()))[0] <= now):
+        if len(misses) >= MAX_MISSES:
             self.forget_miss(next(iter(misses)))
+        for _ in range(EXPIRED_AT_ONCE):
+            if misses and next(iter(misses.values()))[0] <= now:
+                self.forget_miss(next(iter(misses)))
         misses[session_id] = (now + MISS_TTL_S, tombstone)
-        self._hot.total += _weight(session_id, tombstone)
+        self._weigh_miss(_weight(session_id, tombstone))
 
     def forget_misses(self) -> None:
         """Clear the cached misses: later lookups read the store again."""
-        for session_id in [*self._misses]:
-            self.forget_miss(session_id)
+        self._misses = OrderedDict()
+        self._weigh_miss(-self._misses_bytes)
 
     def forget_miss(self, session_id: str) -> None:
         """Clear a cached miss, if there is one."""
         miss = self._misses.pop(session_id, None)
         if miss is not None:
-            self._hot.total -= _weight(session_id, miss[1])
+            self._weigh_miss(-_weight(session_id, miss[1]))
+
+    def _weigh_miss(self, size: int) -> None:
+        self._misses_bytes += size
+        self._hot.total += size
 
     def put(self, session_id: str, tombstone: Tombstone) -> None:
         """A deletion is pending."""
         self.pop(session_id)
         self._pending[session_id] = tombstone
+        place = self._places[session_id] = Pending(session_id)
+        self.order.add(place)
         self._hot.total += _weight(session_id, tombstone)
 
     def pop(self, session_id: str) -> Tombstone | None:
         """The deletion is pending no longer; returns it if it was."""
         tombstone = self._pending.pop(session_id, None)
         if tombstone is not None:
+            self.order.drop(self._places.pop(session_id))
             self._hot.total -= _weight(session_id, tombstone)
         return tombstone
 

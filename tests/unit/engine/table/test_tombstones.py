@@ -7,7 +7,15 @@ import pytest
 from callstate_client.engine.sessions.records import decode_record, encode_record
 from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
-from callstate_client.engine.table.tombstones import MAX_MISSES, MISS_TTL_S, NO_TOMBSTONE, Tombstone
+from callstate_client.engine.table.replay import snapshot
+from callstate_client.engine.table.session_table import IDS_AT_ONCE, SessionTable
+from callstate_client.engine.table.tombstones import (
+    EXPIRED_AT_ONCE,
+    MAX_MISSES,
+    MISS_TTL_S,
+    NO_TOMBSTONE,
+    Tombstone,
+)
 from support.core import HOST
 from support.table_harness import TableHarness
 
@@ -177,3 +185,43 @@ def test_a_hot_session_ends_a_cached_miss() -> None:
     harness.flush()
     harness.tx.evict(session)
     assert not harness.table.tombstones.known_missing("a", 0.1)
+
+
+# -- many of them --------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_goes_through_deletions_that_come_and_go() -> None:
+    """Without a copy of all ids, which takes milliseconds if an outage has gathered hundreds of thousands."""
+    table = SessionTable()
+    for number in range(3 * IDS_AT_ONCE):
+        table.tombstones.put(f"s{number}", Tombstone(1, 0))
+    records = snapshot(table)
+    seen = [next(records).session_id]
+    table.tombstones.put("late", Tombstone(1, 0))
+    table.tombstones.pop(f"s{2 * IDS_AT_ONCE}")
+    table.tombstones.pop("s0")
+    seen += [record.session_id for record in records]
+    assert seen == [*(f"s{number}" for number in range(3 * IDS_AT_ONCE) if number != 2 * IDS_AT_ONCE), "late"]
+
+
+def test_misses_that_expire_together_are_forgotten_a_few_at_a_time() -> None:
+    tombstones = TableHarness().table.tombstones
+    for number in range(MAX_MISSES):
+        tombstones.remember_miss(f"s{number}", 0.0)
+    for number in range(MAX_MISSES):
+        before = len(tombstones._misses)
+        tombstones.remember_miss(f"t{number}", 2 * MISS_TTL_S)
+        assert before - len(tombstones._misses) <= EXPIRED_AT_ONCE
+    assert not any(name.startswith("s") for name in tombstones._misses)
+    assert len(tombstones._misses) == MAX_MISSES
+
+
+def test_misses_that_are_all_forgotten_weigh_nothing() -> None:
+    table = TableHarness().table
+    for number in range(10):
+        table.tombstones.remember_miss(f"s{number}", 0.0, Tombstone(1, 0, {"op": b"{}"}))
+    table.tombstones.forget_miss("s3")
+    assert table.hot.total
+    table.tombstones.forget_misses()
+    assert table.hot.total == 0
+    assert not table.tombstones.known_missing("s1", 0.0)
