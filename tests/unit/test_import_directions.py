@@ -46,6 +46,7 @@ ENGINE = {
     "clock": "",
     "limits": "",
     "long_result": "",
+    "many_strings": "",
     "process": "",
     "reasons": "",
     "deadlines": "",
@@ -66,7 +67,7 @@ ENGINE = {
     "eviction": "rules",
     "engine": "sessions table process clock limits long_result interfaces events liveness workers rules verbs "
     "expiry eviction transaction flush_queue",
-    "request": "table verbs long_result",
+    "request": "table verbs long_result many_strings",
 }
 SIDECAR = {
     "logs": "",

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from callstate_client.engine.long_result import LongResult
+from callstate_client.engine.many_strings import CROPPED_BYTES, cropped
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.save_delta import cut, extending
 from callstate_client.engine.verbs.table import VERBS, Verb, decode_usual
@@ -79,7 +80,7 @@ def read_long_request(line: bytes, table: SessionTable) -> DecodedRequest | None
                 return DecodedRequest(b"%d" % usual.id, usual.verb, params)
         except (ValueError, RecursionError):
             pass  # decode the whole line, to report what is wrong with it
-    return read_request(line)
+    return read_request(cropped(line) if len(line) > CROPPED_BYTES else line)
 
 
 def _read_any(line: bytes) -> DecodedRequest | None:
