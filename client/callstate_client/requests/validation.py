@@ -90,6 +90,8 @@ def check_free(value: Any, place: str) -> None:
             null), or something that would come back as something else: bytes, sets, datetimes, decimals, keys that
             are not strings …
     """
+    if _is_usual(value, 1):
+        return
     # depth first: a value that contains itself soon exceeds the depth
     todo: list[tuple[Iterable[Any], int]] = [((value,), 1)]
     while todo:
@@ -114,6 +116,22 @@ def check_free(value: Any, place: str) -> None:
                 why = _why_not(node)
             if why is not None:
                 raise DocumentError(f"{_place_of(node, value, place)} {why}")
+
+
+def _is_usual(value: Any, depth: int) -> bool:
+    """Whether this is a dict of plain values and such dicts, as nearly all are, that can be sent."""
+    if type(value) is not dict or not _TEXT.issuperset(map(type, value)):
+        return False
+    for node in value.values():
+        kind = type(node)
+        if kind is str or kind is bool or node is None:
+            continue
+        if kind is int:
+            if not INT64_MIN <= node <= INT64_MAX:
+                return False
+        elif kind is not dict or depth >= FREE_DEPTH or not _is_usual(node, depth + 1):
+            return False
+    return True
 
 
 def _why_not(node: Any) -> str | None:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from callstate_client.errors import DocumentError, InvalidParamsError
+from callstate_client.requests import validation
 from callstate_client.requests.validation import FREE_DEPTH, check_free, check_session_id, struct_members
 
 
@@ -86,6 +87,29 @@ def test_types_that_are_read_again_as_what_they_are(value: Any) -> None:
 def test_values_that_would_change_in_json_are_refused_by_their_path(value: Any, says: str) -> None:
     with pytest.raises(DocumentError, match=says):
         check_free({"x": 1, "a": ["x", value]}, "recovery_data")
+
+
+def dicts(depth: int, inner: Any = "x") -> Any:
+    for _ in range(depth):
+        inner = {"a": inner, "b": 1, "c": None, "d": True}
+    return inner
+
+
+def test_dicts_of_plain_values_have_the_same_bounds() -> None:
+    """They are what is saved most, and are looked at once; all else, and what is refused, part by part."""
+    itself: dict[str, Any] = {}
+    itself["a"] = itself
+    assert validation._is_usual(dicts(FREE_DEPTH), 1)
+    check_free(dicts(FREE_DEPTH), "it")
+    for value, says in (
+        (dicts(FREE_DEPTH + 1), "nested deeper"),
+        (itself, "nested deeper"),
+        (dicts(2, 2**63), r"^it\.a\.a is an integer beyond"),
+        (dicts(2, {7: "x"}), r"^it\.a\.a has a key that is no string"),
+        (dicts(2, b"x"), r"^it\.a\.a is of type bytes"),
+    ):
+        with pytest.raises(DocumentError, match=says):
+            check_free(value, "it")
 
 
 class Name(str):
