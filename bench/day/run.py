@@ -26,6 +26,10 @@ OURS: Final = "callstate"
 NOTHING: Final = "nothing"
 SIDES: Final = (OURS, "RedisStore", "by hand", NOTHING)
 
+DEFAULT_TIMEOUT: Final = ("--set", "reaper.heartbeat_timeout_s=30")
+"""The daemon's own default, which a rig's daemon does not have: `hold()` beats three times within it, as the other
+sides do (keepers.BEAT_EVERY_S)."""
+
 TYPICAL: Final = 2000
 """Live calls of the host that the goals are set for."""
 
@@ -211,7 +215,7 @@ class Crew:
 def _crew(rig: Rig, side: str, workers: int) -> Crew:
     label = side.replace(" ", "-")
     redis = rig.redis(label)
-    daemon = rig.daemon(label, redis) if side == OURS else None
+    daemon = rig.daemon(label, redis, *DEFAULT_TIMEOUT) if side == OURS else None
     path = redis.path if daemon is None else daemon.path
     names = [f"{label}-{number}" for number in range(workers + 1)]
     *started, spare = (WorkerProcess(side, path, name) for name in names)
