@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Final, cast
 
 from callstate_client.engine.engine import Engine
@@ -29,7 +28,7 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.serving.connection import ClientConnection
-from callstate_sidecar.serving.resumed import Resume, resume
+from callstate_sidecar.serving.resumed import Requester
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.slices import Slices, in_turns
 from callstate_sidecar.stores.backend import Backend
@@ -148,21 +147,17 @@ class DaemonHost:
 
     def when_known(self, caller: Caller, session_id: str, then: Callable[[], None]) -> None:
         """Call `then` once the store has been asked for this session."""
-        self._read_through.when_known(session_id, then, self._resume(caller))
+        self._read_through.when_known(session_id, then, _requester(caller))
 
     def when_taken(self, caller: Caller, theirs: NotOurs, then: Callable[[], None]) -> None:
         """Call `then` once the store has given another host's session to this one, or has said why not."""
         if self._takeovers is None:
             raise AssertionError("the store is not shared")
-        self._takeovers.when_taken(theirs, then, self._resume(caller))
+        self._takeovers.when_taken(theirs, then, _requester(caller))
 
     def when_written(self, caller: Caller, session: Session, then: Callable[[], None], /) -> None:
         """Call `then` once the history of this session, which is not hot, is in the journal, as far as possible."""
-        self._read_through.when_written(session, then, self._resume(caller))
-
-    def _resume(self, caller: Caller) -> Resume | None:
-        """Gives a caller's requests a turn of the loop, if it is one that shares the time with others."""
-        return partial(resume, caller) if isinstance(caller, ClientConnection) else None
+        self._read_through.when_written(session, then, _requester(caller))
 
     async def check_store(self, repair: bool) -> CheckResult:
         """The result of `server.check`: of the store, and whether memory is short."""
@@ -233,3 +228,8 @@ class DaemonHost:
             "stalled_s": round(self._clock.stalled_s, 3),
             **self._metrics.to_dict(),
         }
+
+
+def _requester(caller: Caller) -> Requester | None:
+    """A caller whose requests wait for their turns; None: one that does not share the time with others."""
+    return Requester(caller) if isinstance(caller, ClientConnection) else None

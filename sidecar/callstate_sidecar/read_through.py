@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -32,9 +32,10 @@ from callstate_client.engine.table.tombstones import NO_TOMBSTONE, Tombstone
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.journal import PartsLog
 from callstate_sidecar.logs.event_log import EventLog
-from callstate_sidecar.serving.resumed import Later, Resume
+from callstate_sidecar.serving.resumed import Later, Requester
 from callstate_sidecar.slices import SLICE_S, Slices, in_turns
 from callstate_sidecar.stores.backend import Reads
+from callstate_sidecar.wanted import Wanted
 
 log = EventLog(__name__)
 
@@ -72,7 +73,7 @@ async def in_time(answer: Awaitable[T]) -> T:
 
 class _Waiter(NamedTuple):
     then: Callable[[], None]
-    resume: Resume | None
+    requester: Requester | None
 
 
 _Waiters = dict[str, deque[_Waiter]]
@@ -108,62 +109,65 @@ class ReadThrough:
         self._asked = ""
         """The session that was asked for last."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._wanted: deque[str] = deque()
-        """Sessions still to be read."""
+        self._wanted = Wanted()
         self._asking = asyncio.Semaphore(READERS)
         self._readers = 0
         self._reader_comes = False
         """A reader has been started, and has not taken what is wanted yet."""
 
-    def when_known(self, session_id: str, then: Callable[[], None], resume: Resume | None = None) -> None:
+    def when_known(self, session_id: str, then: Callable[[], None], requester: Requester | None = None) -> None:
         """Call `then` once the store has been asked for this session; joins a read in progress.
 
         Args:
             session_id: the session.
             then: what waits for it.
-            resume: gives it a turn of the loop; None: it has the one in which the session becomes known.
+            requester: in whose turn and time it runs; None: at once when the session becomes known.
         """
-        self._wait(session_id, [_Waiter(then, resume)])
+        self._wait(session_id, [_Waiter(then, requester)])
 
-    def _wait(self, session_id: str, waiters: Iterable[_Waiter]) -> None:
+    def _wait(self, session_id: str, waiters: Sequence[_Waiter]) -> None:
         self._asked = session_id
         waiting = self._asking_more.get(session_id) or self._waiting.get(session_id)
         if waiting is not None:
             waiting.extend(waiters)
             return
         self._waiting[session_id] = deque(waiters)
-        self._wanted.append(session_id)
+        requester = waiters[0].requester
+        process = None if requester is None else requester.process
+        self._wanted.add(session_id, None if process is None else process.user, process)
         if not self._reader_comes and self._readers < READERS:
             self._reader_comes = True
             self._readers += 1
             self._start(self._read_wanted())
 
-    def ask(self, session_id: str, find: Find, then: Callable[[], None], resume: Resume | None = None) -> None:
+    def ask(
+        self, session_id: str, find: Find, then: Callable[[], None], requester: Requester | None = None
+    ) -> None:
         """Call `then` with what `find` gives for this session. Until then, all that ask for the session wait.
 
         Args:
             session_id: the session.
             find: asks the store.
             then: what waits for it.
-            resume: as with `when_known`.
+            requester: as with `when_known`.
         """
         if session_id in self._asking_more:
-            self._wait(session_id, [_Waiter(then, resume)])
+            self._wait(session_id, [_Waiter(then, requester)])
             return
         self._asked = session_id
-        self._asking_more[session_id] = deque([_Waiter(then, resume)])
+        self._asking_more[session_id] = deque([_Waiter(then, requester)])
         self._start(self._find_in_turn(session_id, find))
 
-    def when_written(self, session: Session, then: Callable[[], None], resume: Resume | None = None) -> None:
+    def when_written(self, session: Session, then: Callable[[], None], requester: Requester | None = None) -> None:
         """Call `then` once the history of a session that is not hot is in the journal, as far as that is possible;
-        `resume` as with `when_known`."""
+        `requester` as with `when_known`."""
 
         async def written() -> Session:
             if self._parts is not None:
                 await self._parts.write(session)
             return session
 
-        self.ask(session.id, written, then, resume)
+        self.ask(session.id, written, then, requester)
 
     async def _find_in_turn(self, session_id: str, find: Find) -> None:
         async with self._asking:
@@ -183,7 +187,7 @@ class ReadThrough:
                 if self._ctx.table.readings.size_bytes > SHOWN_BYTES:
                     await asyncio.sleep(0)  # those that wait are served meanwhile, some in each turn
                     continue
-                ids = [wanted.popleft() for _ in range(min(READ_TOGETHER, len(wanted)))]
+                ids = wanted.take(READ_TOGETHER)
                 if len(ids) == 1:
                     await self._find(self._waiting, ids[0], partial(self.read, ids[0]))
                 else:
@@ -339,7 +343,7 @@ class ReadThrough:
     def _run(self, reading: Reading, waiter: _Waiter) -> None:
         """Run what waited for a reading, now or later."""
         now = partial(self._run_now, reading, waiter)
-        if waiter.resume is None:
+        if waiter.requester is None:
             now()
             return
         later = Later(
@@ -347,7 +351,7 @@ class ReadThrough:
             partial(self._run_later, reading, waiter),
             partial(self._wait_again, reading, waiter),
         )
-        if not waiter.resume(now, later):
+        if not waiter.requester.resume(now, later):
             self._ctx.table.readings.keep(reading)
 
     def _run_now(self, reading: Reading, waiter: _Waiter) -> None:

@@ -17,7 +17,7 @@ from callstate_client.engine.sessions.stored import StoreError, StoreRefusingErr
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough, in_time
-from callstate_sidecar.serving.resumed import Resume
+from callstate_sidecar.serving.resumed import Requester
 from callstate_sidecar.slices import in_turns
 from callstate_sidecar.stores.hosts import HostRegistry, Take, TakeOutcome
 
@@ -51,10 +51,10 @@ class Takeovers:
         self.in_doubt: set[str] = set()
         """Sessions that this host may have been given by requests whose replies were lost."""
 
-    def when_taken(self, theirs: NotOurs, then: Callable[[], None], resume: Resume | None = None) -> None:
-        """Call `then` once the store has given the session to this host, or has said why not; `resume` as with
+    def when_taken(self, theirs: NotOurs, then: Callable[[], None], requester: Requester | None = None) -> None:
+        """Call `then` once the store has given the session to this host, or has said why not; `requester` as with
         `ReadThrough.when_known`."""
-        self._read_through.ask(theirs.session_id, partial(self._find, theirs), then, resume)
+        self._read_through.ask(theirs.session_id, partial(self._find, theirs), then, requester)
 
     async def _find(self, theirs: NotOurs) -> Session | None:
         """The session as this host's, or as the store has it by now.

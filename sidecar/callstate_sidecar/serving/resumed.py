@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
-from callstate_sidecar.serving.fair_queue import FairQueue, Member
+from callstate_sidecar.serving.fair_queue import FairQueue, Member, Process
 
 SHARE_S: Final = 0.001
 """Seconds of one turn of the loop after which the rest waits for another one."""
@@ -30,10 +30,6 @@ class Later(NamedTuple):
     session_id: str
     run: Callable[[], bool]
     wait_again: Callable[[], None]
-
-
-Resume = Callable[[Callable[[], None], Later], bool]
-"""Calls the first argument and returns True if there is time for that, else takes the second."""
 
 
 class Waits(Protocol):
@@ -108,12 +104,38 @@ class Resumed:
         self._later += others
 
 
-def resume(connection: Waits, now: Callable[[], None], later: Later) -> bool:
-    """Run a request that has waited, in this turn of the loop if there is time for it (`Resume`)."""
-    if connection.resumed is None and connection.queue.has_time():
-        began = monotonic()
-        now()
-        connection.queue.served(monotonic() - began)
-        return True
-    (connection.resumed or Resumed(connection)).add(later)
-    return False
+class Requester:
+    """A connection, as its requests wait.
+
+    Args:
+        connection: the connection.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Waits) -> None:
+        self._connection = connection
+
+    @property
+    def process(self) -> Process:
+        """The process that made the connection."""
+        return self._connection.member.process
+
+    def resume(self, now: Callable[[], None], later: Later) -> bool:
+        """Run a request that has waited, if there is time for it in this turn of the loop.
+
+        Args:
+            now: runs it.
+            later: takes its place if there is none.
+
+        Returns:
+            whether it has run.
+        """
+        connection = self._connection
+        if connection.resumed is None and connection.queue.has_time():
+            began = monotonic()
+            now()
+            connection.queue.served(monotonic() - began)
+            return True
+        (connection.resumed or Resumed(connection)).add(later)
+        return False

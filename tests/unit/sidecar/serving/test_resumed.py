@@ -174,6 +174,24 @@ async def test_no_more_is_read_while_much_waits_to_be_shown(core: Core, monkeypa
     assert core.table.readings.size_bytes == 0
 
 
+async def test_after_a_stall_of_the_store_each_user_has_something_read_first(core: Core) -> None:
+    """Not all that others have asked for meanwhile."""
+    wanted = 2 * READERS * READ_TOGETHER
+    flooding = [FakeClient(core, user=THEM) for _ in range(2)]
+    for half, client in enumerate(flooding):
+        client.send(*[("session.load", {"session_id": f"{half}-{number}"}) for number in range(wanted // 2)])
+    await all_wait(core, wanted)
+    victim = FakeClient(core, user=US)
+    sent = victim.send(("session.save", {"session": {"id": "a"}}))
+    await all_wait(core, wanted + 1)
+    core.memory.let_go()
+    while not victim.answered(sent):
+        await asyncio.sleep(0)
+    read = [session_id for some in core.memory.joint_reads for session_id in some]
+    assert read.index("a") <= READERS * READ_TOGETHER, "as soon as one of those that are under way has ended"
+    await settled(core)
+
+
 # -- order ---------------------------------------------------------------------------------------------------------
 
 
