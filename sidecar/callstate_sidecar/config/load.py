@@ -135,6 +135,12 @@ def _checked(option: Option, value: object, source: str, *, strict: bool) -> Any
     except UrlOptionError as error:
         raise ConfigError(f"{option.key}: {error} ({source})") from error
     except (msgspec.ValidationError, ValueError) as error:
-        shown = redact_url(value) if isinstance(value, str) else value
-        raise ConfigError(f"{option.key}: expected {option.expected}; got {shown!r} ({source})") from error
+        raise ConfigError(f"{option.key}: expected {option.expected}; got {_shown(value)} ({source})") from error
     return converted
+
+
+def _shown(value: object) -> str:
+    """A wrong value, without a password that is in it."""
+    if isinstance(value, list | dict):
+        return "an array" if isinstance(value, list) else "a table"
+    return repr(redact_url(value) if isinstance(value, str) else value)

@@ -25,6 +25,7 @@ from callstate_sidecar.config.resolve import (
 from callstate_sidecar.config.schema import AccessConfig, Config, ServerConfig, StoreConfig
 
 KEYS = list(OPTIONS)
+URLS = OPTIONS["store.url"].expected
 
 
 @pytest.fixture
@@ -218,6 +219,8 @@ def test_every_kind_of_store_url_is_taken(url: str) -> None:
         ("[store]\nflush_interval_s = true\n", "store.flush_interval_s: expected seconds"),
         ("[limits]\nconnections = 10.0\n", "limits.connections: expected a whole number"),
         ("[store]\nurl = 5\n", "store.url: expected sqlite:"),
+        ("[store]\nurl = [['redis://:s3cr3t@h']]\n", f"store.url: expected {URLS}; got an array ("),
+        ("[store.url]\npassword = 's3cr3t'\n", f"store.url: expected {URLS}; got a table ("),
         ("[store]\nflush_intervall_s = 1\n", "store.flush_intervall_s: no such key"),
         ("[stores]\nurl = ''\n", "stores: no such section"),
         ("store = 'sqlite:'\n", "store: expected a table"),
