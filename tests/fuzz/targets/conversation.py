@@ -83,7 +83,8 @@ def _check_replies(data: bytes, peer: Peer) -> None:
     found = Counter(json.dumps(reply["id"]) for reply in peer.replies)
     found.subtract(next(iter(ids)) for ids in expected if len(ids) == 1)
     for ids in (ids for ids in expected if len(ids) > 1):
-        found[max(ids, key=found.__getitem__)] -= 1
+        # What is left of an id of its own is the reply to such a line, and each may have been answered with null.
+        found[max(ids, key=lambda each: (found[each] > 0, each != "null"))] -= 1
     assert not any(found.values()), "there is one reply to each line"
     for reply in peer.replies:
         assert reply.keys() in ({"jsonrpc", "id", "result"}, {"jsonrpc", "id", "error"})
