@@ -82,6 +82,7 @@ async def test_a_long_head_is_not_copied_either() -> None:
     assert len(result["session"]["recovery_data"]["text"]) == LONG_BYTES
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_replies_of_a_turn_keep_their_order_around_a_long_one() -> None:
     core = Core()
     long_session(core)
