@@ -108,15 +108,17 @@ def _reply_ids(line: bytes) -> set[str]:
         return {"null"}
     if not isinstance(value, dict):
         return {"null"}
-    # Where a limit is passed decides whether the id is read; of several, a wrong one or the last one decides.
-    if not reference.passes_limits(line) or reference.names(line).count("id") > 1:
-        return {"null", json.dumps(value.get("id"))}
+    passes, names = reference.passes_limits(line), reference.names(line)
     given = value.get("id")
     is_request = value.get("jsonrpc") == "2.0" and isinstance(value.get("method"), str) and value.keys() <= MEMBERS
+    # Where a limit is passed decides whether the id is read; of several members of a name, a wrong one or the last
+    # one decides.
     if "id" not in value:
-        if len({*reference.names(line)}) < len(reference.names(line)):
-            return SILENCE  # of several members of a name, a wrong one or the last one decides
+        if not passes or len({*names}) < len(names):
+            return SILENCE
         return set() if is_request else {"null"}
+    if not passes or names.count("id") > 1:
+        return {"null", json.dumps(given)}
     if isinstance(given, bool | dict | list) or (isinstance(given, str) and len(given) > MAX_TEXT_BYTES):
         return {"null"}
     return {json.dumps(given)}
