@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 
 import pytest
 
@@ -21,6 +22,8 @@ from callstate_client.engine.limits import DefaultLimits
 from support.flaky import AWAY, FlakyStore, said, same
 
 # -- what is refused is taken back --
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 async def test_a_refused_turn_leaves_the_state_and_the_call_goes_on(
@@ -184,8 +187,8 @@ async def test_a_full_session_says_so_once_and_can_be_made_smaller(
         assert call.full is None
         with caplog.at_level(logging.WARNING):
             for n in range(14_000):
-                refused = call.add_turn("user", f"{n:06}" + "y" * 2000)
-                if n % 500 == 0 or n == 13_999:  # a timestamp may be shorter than any before, and is worth a try
+                refused = call.add_turn("user", f"{n:06}" + "y" * 2000, at=NOON)  # each as long as the others
+                if n % 500 == 0 or n == 13_999:
                     with pytest.raises(TooLargeError):
                         await refused
         messages = [record.getMessage() for record in caplog.records]
