@@ -37,14 +37,17 @@ class CallPane(Vertical):
         self._show_numbers = show_numbers
         self._following: Worker[None] | None = None
         self._changed = False
+        # Kept here: the timer that draws may fire once more when the application ends and has taken them away.
+        self._head = Static(id="head", markup=False)
+        self._turns = Static(id="turns", markup=False)
         self.transcript: Transcript | None = None
         """The call that is shown."""
 
     def compose(self) -> ComposeResult:
         """The head above the transcript."""
-        yield Static(id="head", markup=False)
+        yield self._head
         with VerticalScroll(id="transcript"):
-            yield Static(id="turns", markup=False)
+            yield self._turns
 
     def on_mount(self) -> None:
         """There is no call at first."""
@@ -57,9 +60,9 @@ class CallPane(Vertical):
         self.close()
         self.display = True
         self.transcript = Transcript(session_id)
-        self.query_one("#turns", Static).update("")
+        self._turns.update("")
         self.query_one("#transcript", VerticalScroll).anchor()  # at its end, unless somebody scrolls back
-        self.query_one("#head", Static).update(printable(session_id))
+        self._head.update(printable(session_id))
         self._following = self.run_worker(
             self.transcript.follow(self._store, self._interval_s, self._has_changed, self._turn_rate)
         )
@@ -80,15 +83,13 @@ class CallPane(Vertical):
         if transcript is None:
             return
         if transcript.record is not None:
-            self.query_one("#head", Static).update(
-                head_text(transcript.record, at, show_numbers=self._show_numbers)
-            )
+            self._head.update(head_text(transcript.record, at, show_numbers=self._show_numbers))
         elif transcript.problem:
-            self.query_one("#head", Static).update(f"{printable(transcript.session_id)}: {transcript.problem}")
+            self._head.update(f"{printable(transcript.session_id)}: {transcript.problem}")
         if self._changed:
             self._changed = False
             self._draw_turns(transcript)
 
     def _draw_turns(self, transcript: Transcript) -> None:
         turns = transcript.turns
-        self.query_one("#turns", Static).update(transcript_table([*turns.values()], min(turns, default=0)))
+        self._turns.update(transcript_table([*turns.values()], min(turns, default=0)))

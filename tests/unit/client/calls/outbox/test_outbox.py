@@ -21,9 +21,9 @@ from callstate_client import (
 from callstate_client.engine.limits import DefaultLimits
 from support.flaky import AWAY, FlakyStore, said, same
 
-# -- what is refused is taken back --
-
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+# -- what is refused is taken back --
 
 
 async def test_a_refused_turn_leaves_the_state_and_the_call_goes_on(

@@ -14,6 +14,7 @@ pytest.importorskip("textual", reason="Textual is in the extra `cli`")
 from callstate_client import MemoryStore, NoDaemonError, SessionState
 from callstate_client.cli.top.app import TopApp
 from callstate_client.cli.top.feed import Feed
+from callstate_client.model.times import now
 
 WITHIN_S = 20.0
 
@@ -85,6 +86,15 @@ async def test_the_pane_of_a_call_grows_with_its_transcript(size: tuple[int, int
         await until(pilot, lambda: "the second words" not in screen(app))
         await pilot.press("escape")
         await until(pilot, lambda: "last sign" not in screen(app))
+
+
+async def test_a_call_is_drawn_once_more_when_its_pane_is_gone() -> None:
+    """As by the timer, while the application ends."""
+    async with shown(await some_calls()) as (app, pilot):
+        await pilot.press("home", "enter")
+        await until(pilot, lambda: "the second words" in screen(app))
+        await app._pane.remove_children("*")
+        app._pane.draw(now())
 
 
 async def test_a_long_transcript_is_scrolled_along_until_somebody_scrolls_back() -> None:
