@@ -21,7 +21,7 @@ from callstate_client.engine.user import NOBODY
 from callstate_client.protocol.framing import LineSplitter
 from callstate_sidecar.access.peer import peer_pid, peer_user
 from callstate_sidecar.serving.admission import Place
-from callstate_sidecar.serving.fair_queue import FairQueue
+from callstate_sidecar.serving.fair_queue import SHARE_S, FairQueue
 from callstate_sidecar.serving.rates import RequestRates
 from callstate_sidecar.serving.resumed import Resumed
 
@@ -29,10 +29,6 @@ LINES_A_TURN: Final = 8
 """Lines of one connection served in one turn of the loop. Then other connections are served, and the replies leave:
 a client with many requests in flight reads the first ones on another processor while the next are served. Fewer
 lines would mean more groups, and a journal write for each."""
-
-SHARE_S: Final = 0.001
-"""Seconds of one turn of the loop after which a connection's lines wait for the next turn: eight cheap requests
-take a fifth of it, but a few large ones would hold up every other client."""
 
 LOW_WATER_SHARE: Final = 4
 """Serving resumes once unsent replies are down to this fraction (1/4) of `limits.pending_reply_bytes`. uvloop's own

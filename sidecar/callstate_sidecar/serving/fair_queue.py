@@ -29,6 +29,9 @@ TURN_S: Final = 0.001
 that sends little waits for two turns at most: the one in which its line arrives, and its own. Shorter ones would
 mean more groups, and a journal write for each."""
 
+SHARE_S: Final = 0.001
+"""Seconds of one turn of the loop after which a connection's requests wait for the next turn: eight cheap requests
+take a fifth of it, but a few large ones would hold up every other client."""
 
 EACH_S: Final = 0.00003
 """What serving a connection costs beside its requests, seconds: it is read from, queued, and sent its replies."""

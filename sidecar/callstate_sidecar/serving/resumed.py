@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from callstate_sidecar.serving.fair_queue import FairQueue, Member, Process
-
-SHARE_S: Final = 0.001
-"""Seconds of one turn of the loop after which the rest waits for another one."""
+from callstate_sidecar.serving.fair_queue import SHARE_S, FairQueue, Member, Process
 
 
 class Later(NamedTuple):

@@ -47,9 +47,9 @@ from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.admission import RESERVE_VERBS, Place
-from callstate_sidecar.serving.connection import SHARE_S, ClientConnection
+from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.connections import Connections
-from callstate_sidecar.serving.fair_queue import FairQueue, Member
+from callstate_sidecar.serving.fair_queue import SHARE_S, FairQueue, Member
 from callstate_sidecar.serving.group_commit import GroupCommit
 from callstate_sidecar.serving.rates import RequestRates
 from callstate_sidecar.serving.unread import UnreadReplies

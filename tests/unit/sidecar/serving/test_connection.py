@@ -15,7 +15,8 @@ import pytest
 from callstate_client.engine.user import NOBODY
 from callstate_sidecar.config.schema import KIB, LimitsConfig, UserLimitsConfig
 from callstate_sidecar.serving import connection
-from callstate_sidecar.serving.connection import LINES_A_TURN, LOW_WATER_SHARE, MAX_WAITING, SHARE_S
+from callstate_sidecar.serving.connection import LINES_A_TURN, LOW_WATER_SHARE, MAX_WAITING
+from callstate_sidecar.serving.fair_queue import SHARE_S
 from support.core import Core, FakeClient
 
 PING = b'{"jsonrpc":"2.0","id":%d,"method":"server.ping"}\n'
