@@ -132,7 +132,7 @@ STAGES = {
     "store-away": ["--set", "server.shutdown_flush_s=0"],
     "full": ["--set", "limits.sessions=1"],
     "journal-full": [],
-    "stopping": ["--set", "server.shutdown_flush_s=1"],
+    "stopping": ["--set", "server.shutdown_flush_s=5"],
     "few-events": ["--set", "limits.events=2"],
     "no-grace": ["--set", "reaper.reconnect_grace_s=0"],
     "restarted": [],

@@ -27,11 +27,23 @@ def binaries() -> dict[str, Path]:
     return found
 
 
+_reserved: list[socket.socket] = []
+"""Sockets that keep the ports of `free_port` from everybody else until the test process ends."""
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 for a server that sets SO_REUSEADDR, as Redis and Valkey do.
+
+    A port that was closed again could go to another server or to an outgoing connection before its server
+    listens. This one stays bound: with SO_REUSEADDR on both sides a server may still listen on it, and the kernel
+    gives it to nobody.
+    """
+    reservation = socket.socket()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reservation.bind(("127.0.0.1", 0))
+    _reserved.append(reservation)
+    port: int = reservation.getsockname()[1]
+    return port
 
 
 class RedisServer:
