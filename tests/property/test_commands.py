@@ -25,7 +25,7 @@ from callstate_client.engine.table.replay import all_dirty
 from callstate_client.engine.table.session_table import SessionTable
 from support.budget import examples
 from support.core import TIME, BadDisk, Core, FakeClient, open_journal
-from support.hot_bytes import recounted
+from support.hot_bytes import recounted, recounted_dirty
 from support.stores import down, refusing
 
 IDS = ["a", "b"]
@@ -382,7 +382,7 @@ class CoreMachine(RuleBasedStateMachine):
             assert session.stored_version >= session.version or self.is_kept_for_the_store(session_id)
         for session_id in table.tombstones.pending:
             assert self.is_kept_for_the_store(session_id)
-        assert table.dirty.size_bytes == sum(size for _, size, _ in table.dirty.marks.values())
+        assert table.dirty.size_bytes == recounted_dirty(table.dirty)
         ages = [since for since, _, _ in table.dirty.marks.values()]
         assert all(
             session_id in table.sessions or session_id in table.tombstones.pending

@@ -16,7 +16,7 @@ from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import StoredSession, Write
 from support.budget import examples
 from support.core import HOST, kept
-from support.hot_bytes import recounted
+from support.hot_bytes import recounted, recounted_dirty
 from support.table_harness import TableHarness
 
 
@@ -219,7 +219,7 @@ class TransactionMachine(RuleBasedStateMachine):
     def sums_are_correct(self) -> None:
         harness = self.harness
         assert harness.table.hot.total == recounted(harness.table, harness.events)
-        assert harness.table.dirty.size_bytes == sum(size for _, size, _ in harness.table.dirty.marks.values())
+        assert harness.table.dirty.size_bytes == recounted_dirty(harness.table.dirty)
         eras = [era for _, _, era in harness.table.dirty.marks.values()] + [
             flight.era for flight in harness.table.dirty.in_flight.values()
         ]

@@ -10,6 +10,7 @@ from callstate_client.engine.sessions import weight
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.ops import OP_BYTES
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.table.dirty_set import DirtySet
 from callstate_client.engine.table.session_table import SessionTable
 
 
@@ -27,6 +28,12 @@ def recounted(table: SessionTable, events: Events | None = None) -> int:
     if events is not None:
         total += sum(KEPT_BYTES + len(kept.line) for kept in events.ring)
     return total
+
+
+def recounted_dirty(dirty: DirtySet) -> int:
+    """What the store does not have yet: of each session its newest state."""
+    flying = {session_id: flight.size for session_id, flight in dirty.in_flight.items()}
+    return sum((flying | {session_id: size for session_id, (_, size, _) in dirty.marks.items()}).values())
 
 
 def _session(session: Session) -> int:

@@ -25,6 +25,8 @@ class InFlightWrite(NamedTuple):
     era: int
     since: float
     """When the session became dirty, monotonic seconds."""
+    size: int
+    """Of the session as it is written, bytes."""
 
 
 class DirtySet:
@@ -34,7 +36,8 @@ class DirtySet:
         self.marks: OrderedDict[str, Mark] = OrderedDict()
         """Dirty sessions, oldest first."""
         self.size_bytes = 0
-        """Total size of all dirty sessions."""
+        """Total size of the sessions whose newest state the store does not have: of each as it is, or as it is in
+        flight if it has not changed since."""
         self.in_flight: dict[str, InFlightWrite] = {}
         self._era = 0
         self._unwritten: dict[int, int] = {}
@@ -50,9 +53,9 @@ class DirtySet:
             self.size_bytes += size - was[1]
 
     def put(self, session_id: str, mark: Mark) -> None:
-        """Make a clean session dirty, with this mark."""
+        """Make a session dirty that is not, with this mark."""
         self.marks[session_id] = mark
-        self.size_bytes += mark[1]
+        self.size_bytes += mark[1] - self._flying_bytes(session_id)
         self._unwritten[mark[2]] = self._unwritten.get(mark[2], 0) + 1
 
     def new_mark(self, now: float, size: int) -> Mark:
@@ -63,7 +66,7 @@ class DirtySet:
         """Remove the mark, if there is one."""
         was = self.marks.pop(session_id, None)
         if was is not None:
-            self.size_bytes -= was[1]
+            self.size_bytes += self._flying_bytes(session_id) - was[1]
             self._one_less(was[2])
 
     @property
@@ -83,24 +86,29 @@ class DirtySet:
     def depart(self, session_id: str, version: int) -> None:
         """Begin the write of a dirty session, at this version. It takes the place of one that was not answered."""
         since, size, era = self.marks.pop(session_id)  # in `_unwritten` the write takes the mark's place
-        self.size_bytes -= size
         before = self.in_flight.get(session_id)
         if before is not None:
             self._one_less(max(era, before.era))
             era, since = min(era, before.era), min(since, before.since)
-        self.in_flight[session_id] = InFlightWrite(version, era, since)
+        self.in_flight[session_id] = InFlightWrite(version, era, since, size)
 
     def arrive(self, session_id: str) -> int:
         """End a write, whether or not its outcome is known; returns its era."""
-        era = self.in_flight.pop(session_id).era
-        self._one_less(era)
-        return era
+        flight = self.in_flight.pop(session_id)
+        if session_id not in self.marks:
+            self.size_bytes -= flight.size
+        self._one_less(flight.era)
+        return flight.era
 
     def retry(self, session_id: str, since: float, size: int, era: int) -> None:
         """Queue a write again, with its original age and ahead of all others."""
         self.discard(session_id)
         self.put(session_id, (since, size, era))
         self.marks.move_to_end(session_id, last=False)
+
+    def _flying_bytes(self, session_id: str) -> int:
+        flight = self.in_flight.get(session_id)
+        return 0 if flight is None else flight.size
 
     # -- eras ---------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from callstate_client.engine.sessions.weight import SESSION_BYTES
@@ -92,6 +93,20 @@ async def test_with_the_store_down_for_long_live_calls_continue_and_new_ones_are
     core.memory.failure = None
     await core.writer.write_round()
     await core.save("c")
+
+
+async def test_what_is_being_written_to_a_store_that_takes_nothing_counts_as_well() -> None:
+    core = Core(store=StoreConfig(max_dirty_bytes=64 * 1024))
+    await core.save("a", session={"x": "y" * 70_000})
+    core.memory.failure = refusing
+    await core.writer.write_round()
+    core.memory.hold()
+    again = asyncio.ensure_future(core.writer.write_round())
+    await core.memory.called.wait()
+    await refused(OverloadedError, core, "session.save", session={"id": "c"})
+    core.memory.let_go()
+    await again
+    await refused(OverloadedError, core, "session.save", session={"id": "c"})
 
 
 async def test_with_the_store_down_a_save_is_accepted_unverified(core: Core) -> None:

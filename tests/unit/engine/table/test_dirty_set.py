@@ -1,0 +1,39 @@
+"""What the store does not have yet, as it is counted."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callstate_client.engine.table.dirty_set import DirtySet
+
+STEPS = st.tuples(
+    st.sampled_from(["mark", "discard", "depart", "arrive", "retry"]), st.sampled_from("abc"), st.integers(0, 1000)
+)
+
+
+@given(st.lists(STEPS, max_size=40))
+def test_each_session_counts_once_with_its_newest_state(steps: list[tuple[str, str, int]]) -> None:
+    dirty = DirtySet()
+    marked: dict[str, int] = {}
+    flying: dict[str, int] = {}
+    for step, name, size in steps:
+        if step == "mark":
+            dirty.mark(name, 0.0, size)
+            marked[name] = size
+        elif step == "discard":
+            dirty.discard(name)
+            marked.pop(name, None)
+        elif step == "depart" and name in marked:
+            dirty.depart(name, 1)
+            flying[name] = marked.pop(name)
+        elif step == "arrive" and name in flying:
+            dirty.arrive(name)
+            del flying[name]
+        elif step == "retry" and name in flying:
+            dirty.retry(name, 0.0, size, dirty.arrive(name))
+            del flying[name]
+            marked[name] = size
+        newest = flying | marked
+        assert dirty.size_bytes == sum(newest.values())
+        assert dirty.sessions == len(newest)
