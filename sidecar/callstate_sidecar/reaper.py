@@ -34,6 +34,9 @@ two seconds in this way, and no request waits for them all."""
 SESSIONS_A_STEP: Final = 4
 """Sessions handled without a look at the time: some tenths of a millisecond."""
 
+SLICE_S: Final = 0.001
+"""Seconds after which a slice ends: longer than other work's, as a pause follows and thousands may be due."""
+
 SLICE_PAUSE_S: Final = 0.001
 """Pause before the next slice, in which requests are served, seconds."""
 
@@ -69,7 +72,7 @@ class Reaper(BackgroundTask):
         self._commit = commit
         self.memory = HotMemory(engine, metrics)
         self._next_slice: asyncio.Handle | None = None
-        self._slices = slices or Slices()
+        self._slices = slices or Slices(SLICE_S)
         self._left = False
         """The last slice ended before everything due was handled."""
 

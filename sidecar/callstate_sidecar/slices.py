@@ -2,6 +2,10 @@
 
 A number of items is no bound: what takes a microsecond each with short sessions takes a millisecond with long ones.
 So the clock decides, after each item; what one item takes is the least that a slice can take.
+
+A request that arrives in a slice waits for its end, so slices are short. But while requests take most of the loop's
+time, short slices between them would be too little for the work to keep up: then they are longer, so that the work
+has a quarter of the time.
 """
 
 from __future__ import annotations
@@ -13,15 +17,21 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-SLICE_S: Final = 0.001
-"""Seconds for which a slice holds up the loop: as long as a share of a request, see serving/connection.py."""
+SLICE_S: Final = 0.0003
+"""Seconds for which a slice holds up the loop: about as long as a request that changes a session."""
+
+LONGER: Final = 3
+"""How many times as long a slice may be while the loop is busy with other things."""
+
+OTHERS_SHARE: Final = 3
+"""How many times as long as a slice the others may take before slices get longer."""
 
 
 class Slices:
     """Tells a piece of long work when to give way.
 
     Args:
-        slice_s: how long a slice lasts, seconds; None: SLICE_S.
+        slice_s: how long a slice lasts, seconds, while the loop has little else to do; None: SLICE_S.
         clock: seconds.
     """
 
@@ -39,11 +49,18 @@ class Slices:
         """A slice begins: after a wait for something else."""
         self._until = self._clock() + self._slice_s
 
+    async def pause(self) -> None:
+        """Serve what waits, and begin the next slice."""
+        ended = self._clock()
+        await asyncio.sleep(0)
+        began = self._clock()
+        wanted_s = (began - ended) / OTHERS_SHARE
+        self._until = began + min(max(wanted_s, self._slice_s), self._slice_s * LONGER)
+
     async def give_way(self) -> None:
         """If the time is up, serve what waits, and begin the next slice."""
         if self.is_over:
-            await asyncio.sleep(0)
-            self.begin()
+            await self.pause()
 
 
 async def in_slices(items: Iterable[T], slices: Slices | None = None) -> AsyncIterator[T]:

@@ -8,7 +8,6 @@ on disk the manifest is replaced, and the older files are removed. If anything f
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -148,13 +147,13 @@ class Checkpointer:
             records, slices = self._records(), Slices()
             more = True
             while more:
-                slices.begin()
                 self._barrier()
                 more = _slice(snapshot, records, slices)
                 if snapshot.is_full:
                     await in_thread(snapshot.write)
+                    slices.begin()
                 else:
-                    await asyncio.sleep(0)
+                    await slices.pause()
             await in_thread(self._install, snapshot, generation)
         except BaseException:
             snapshot.abandon()

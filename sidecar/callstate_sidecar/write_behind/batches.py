@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -120,9 +119,8 @@ class Batches:
         """
         slices = Slices()
         most, most_bytes, now = self._limit.sessions, self._config.batch_bytes, self._clock.mono()
-        await asyncio.sleep(0)  # encoding each batch, and sending it, take turns of the loop of their own
+        await slices.pause()  # encoding each batch, and sending it, take turns of the loop of their own
         while True:
-            slices.begin()
             self._commit()
             taken = self._queue.take(self._host_id, most, most_bytes, now, batch, lambda: slices.is_over)
             if not taken:
@@ -136,7 +134,7 @@ class Batches:
                 batch.writes[-len(taken) :] = noted
                 return False
             is_all = not slices.is_over  # then the batch is full, or nothing else is dirty
-            await asyncio.sleep(0)
+            await slices.pause()
             if is_all:
                 return True
 

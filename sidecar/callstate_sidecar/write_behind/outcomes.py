@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -85,8 +84,7 @@ class Outcomes:
         slices = Slices()
         try:
             while left:
-                await asyncio.sleep(0)  # replies were parsed in this turn
-                slices.begin()
+                await slices.pause()  # replies were parsed in this turn
                 self._commit()
                 while left and not slices.is_over:
                     self._apply(left.popleft(), away, other_state)

