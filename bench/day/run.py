@@ -1,8 +1,9 @@
 """Measures a host's day: each side's workers, servers and calls, one side after the other in short segments.
 
 All sides have their processes from beginning to end, but let time pass for only one at a time. So every side meets
-the same neighbours on a shared machine, and a slow minute is nobody's. CPU time is that of whole processes, read
-before and after each segment; what the daemon has yet to write then is flushed inside it.
+the same neighbours on a shared machine, and a slow minute is nobody's. All run at real-time priority if they may,
+so that a request waits for what its side does, and not for what else the machine does. CPU time is that of whole
+processes, read before and after each segment; what the daemon has yet to write then is flushed inside it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from redis import Redis
 
-from bench.processes import CPUCLOCK_SCHED, STOPPED_WITHIN_S, Rig, Server
+from bench.processes import CPUCLOCK_SCHED, STOPPED_WITHIN_S, HasPid, Rig, Server, at_real_time
 from bench.wire import Wire
 
 OURS: Final = "callstate"
@@ -63,6 +64,11 @@ class WorkerProcess:
         )
         self._name = name
         self._last_cpu_s = 0.0
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def tell(self, command: str) -> None:
         """Send a command."""
@@ -126,6 +132,15 @@ class Crew:
     latencies_us: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     rescued: int = 0
     rss_bytes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def processes(self) -> Iterator[HasPid]:
+        """Its servers and living workers."""
+        yield self.redis
+        if self.daemon is not None:
+            yield self.daemon
+        yield from self.workers
+        yield self.spare
 
     def each(self, command: str) -> list[str]:
         """Send all living workers a command, and return their answers."""
@@ -222,6 +237,14 @@ def _crew(rig: Rig, side: str, workers: int) -> Crew:
     return Crew(side, redis, daemon, started, spare)
 
 
+def _let_pass(day: Day, crews: Sequence[Crew], progress: Callable[[str], None]) -> None:
+    for number in range(day.segments):
+        lost = day.calls // day.workers if number == day.dies else 0
+        for crew in [*crews[number % len(crews) :], *crews[: number % len(crews)]]:
+            crew.segment(day.segment_s, lost)
+            progress(f"{crew.side}: segment {number + 1} of {day.segments}, {crew.segments[-1].cores:.3f} cores")
+
+
 def measure(day: Day, sides: Sequence[str] = SIDES, progress: Callable[[str], None] = lambda _: None) -> list[Crew]:
     """Run the day. Returns what each side took; its processes have ended."""
     with Rig() as rig:
@@ -230,13 +253,8 @@ def measure(day: Day, sides: Sequence[str] = SIDES, progress: Callable[[str], No
             crews += (_crew(rig, side, day.workers) for side in sides)
             for crew in crews:
                 crew.fill(day.calls)
-            for number in range(day.segments):
-                lost = day.calls // day.workers if number == day.dies else 0
-                for crew in crews[number % len(crews) :] + crews[: number % len(crews)]:
-                    crew.segment(day.segment_s, lost)
-                    progress(
-                        f"{crew.side}: segment {number + 1} of {day.segments}, {crew.segments[-1].cores:.3f} cores"
-                    )
+            with at_real_time(*(process for crew in crews for process in crew.processes)):
+                _let_pass(day, crews, progress)
             for crew in crews:
                 crew.finish()
         finally:
