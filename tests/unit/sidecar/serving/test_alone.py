@@ -12,10 +12,11 @@ import pytest
 
 from callstate_client.engine.user import NOBODY
 from callstate_client.engine.verbs.heartbeat import IDS_A_STEP
-from callstate_sidecar.config.schema import KIB, LimitsConfig, UserLimitsConfig
+from callstate_sidecar.config.schema import KIB, LimitsConfig
 from callstate_sidecar.journal import Files
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.group_commit import ALONE_AFTER
+from callstate_sidecar.serving.rates import RequestRates
 from support.core import TIME, Core, FakeClient, open_journal
 
 pytestmark = pytest.mark.usefixtures("unhurried")
@@ -153,12 +154,11 @@ async def test_it_waits_after_an_absence_of_the_daemon() -> None:
 
 
 async def test_it_counts_against_the_rate_of_its_user() -> None:
-    core = Core(limits=LimitsConfig(per_uid=UserLimitsConfig(requests_per_s=ALONE_AFTER + 2)))
+    core = Core()
+    rates = core.server.rates = RequestRates(ALONE_AFTER + 2, lambda: 0.0)
     peer = await sole(core)
     assert peer.answered(peer.send(PING))
     peer.send(PING)
-    rates = core.server.rates
-    assert rates is not None
     assert rates._waiting[NOBODY.uid] == 1
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from callstate_client.engine.user import NOBODY
-from callstate_sidecar.config.schema import KIB, LimitsConfig, UserLimitsConfig
+from callstate_sidecar.config.schema import KIB, LimitsConfig
 from callstate_sidecar.serving import connection
 from callstate_sidecar.serving.connection import LINES_A_TURN, LOW_WATER_SHARE, MAX_WAITING
 from callstate_sidecar.serving.fair_queue import SHARE_S
+from callstate_sidecar.serving.rates import RequestRates
 from support.core import Core, FakeClient
 
 PING = b'{"jsonrpc":"2.0","id":%d,"method":"server.ping"}\n'
@@ -191,14 +192,14 @@ async def test_what_arrives_without_time_left_is_split_and_served_in_a_later_tur
 
 
 async def test_those_beyond_their_users_rate_are_served_in_the_time_that_a_turn_allows() -> None:
-    core = Core(limits=LimitsConfig(per_uid=UserLimitsConfig(requests_per_s=100)))
+    core, now_s = Core(), 0.0
+    rates = core.server.rates = RequestRates(100, lambda: now_s)
     peers = [FakeClient(core) for _ in range(20)]
     ids = [peer.send(*[("server.ping", {})] * 6) for peer in peers]
     queued = core.server.queue._waiting
     assert not queued, "they wait for tokens, not for turns"
-    rates = core.server.rates
-    assert rates is not None
     assert rates._waiting[NOBODY.uid] == 4
+    now_s = 1.0
     while not all(map(FakeClient.answered, peers, ids)):
         await asyncio.sleep(0.001)
     assert not rates._waiting
