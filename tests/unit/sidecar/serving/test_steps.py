@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -109,10 +108,9 @@ async def test_requests_behind_it_wait_for_it(core: Core) -> None:
     assert [*client.replies] == [beat, end, ping]
 
 
-async def test_requests_behind_two_of_them_wait_for_both(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of which had to wait for the store before it began."""
-    monkeypatch.setattr(slices, "SLICE_S", math.inf)  # what the store has is read before the heartbeat is done
-    names = await created(core, MANY)
+async def test_requests_behind_two_of_them_wait_for_both(core: Core) -> None:
+    """One of which had to wait for the store before it began, in time that is long enough for that."""
+    names = await created(core, MANY) * (MAX_HEARTBEAT_IDS // MANY)
     core.memory.put("a", b'{"id":"a","status":"active"}', StoredMeta(host=HOST, version=5))
     core.memory.hold()
     client = FakeClient(core)
