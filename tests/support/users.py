@@ -30,6 +30,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run pro
 
 _CLONE_NEWUSER = 0x10000000
 
+_READY = b"ready"
+
 
 class User:
     """A process of another user.
@@ -39,6 +41,9 @@ class User:
         gid: its primary group; by default of the same number.
         groups: its other groups.
         as_root: run it in a user namespace of its own, as root there.
+
+    Raises:
+        RuntimeError: the process could not become this user; says why.
     """
 
     def __init__(
@@ -52,10 +57,17 @@ class User:
             try:
                 self._orders.close()
                 _become(uid, uid if gid is None else gid, groups, as_root=as_root)
+                theirs.send(_READY)
                 _connect_on_request(theirs)
+            except OSError as error:
+                theirs.send(f"{error}, with {len([*Path('/proc/self/task').iterdir()])} threads".encode())
             finally:
                 os._exit(0)
         theirs.close()
+        answer = self._orders.recv(200)
+        if answer != _READY:
+            self.close()
+            raise RuntimeError(f"no process of user {uid}: {answer.decode()}")
 
     def connect(self, path: Path) -> socket.socket:
         """A connection that this user has made.
