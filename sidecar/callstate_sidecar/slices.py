@@ -50,8 +50,12 @@ class Slices:
         self._until = self._clock() + self._slice_s
 
     async def pause(self) -> None:
-        """Serve what waits, and begin the next slice."""
+        """Serve what waits, and begin the next slice.
+
+        In one turn of the loop requests arrive, in the next what they have started goes on: a commit, or a reader.
+        """
         ended = self._clock()
+        await asyncio.sleep(0)
         await asyncio.sleep(0)
         began = self._clock()
         wanted_s = (began - ended) / OTHERS_SHARE
