@@ -114,16 +114,17 @@ async def test_requests_behind_two_of_them_wait_for_both(core: Core) -> None:
     core.memory.put("a", b'{"id":"a","status":"active"}', StoredMeta(host=HOST, version=5))
     core.memory.hold()
     client = FakeClient(core)
-    turns, beat = client.send(
-        ("session.add_turn", {"session_id": "a", "turns": [{"role": "user"}] * 20_000}),
-        ("session.heartbeat", {"session_ids": names}),
-    )
+    turns = client.send(("session.add_turn", {"session_id": "a", "turns": [{"role": "user"}] * 20_000}))
+    await core.memory.called.wait()
+    beat = client.send(("session.heartbeat", {"session_ids": names}))
+    while not client.connection.busy:
+        await asyncio.sleep(0)
     core.memory.let_go()
     while client.connection.busy < 2:
-        assert not client.answered([beat])
+        assert not client.answered(beat)
         await asyncio.sleep(0)
     load = client.send(("session.load", {"session_id": "a", "history": "none"}))
-    await turns_until(client, [turns, beat, *load])
+    await turns_until(client, [*turns, *beat, *load])
     assert client.replies[load[0]]["result"]["turn_count"] == 20_000
 
 
