@@ -29,7 +29,7 @@ def params_error(error: msgspec.ValidationError, path: str = "$.params") -> Inva
     if missing:
         where, expected = f"{where}.{missing['name']}", "this member"
     if expected is None:
-        expected = "RFC 3339 time" if "RFC3339" in what else "a number of at most 64 bits"
+        expected = "RFC 3339 time" if "RFC3339" in what or "RFC 3339" in what else "a number of at most 64 bits"
     return InvalidParamsError(f"{what} at {where}", path=where, expected=expected)
 
 

@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
 from callstate_client.engine.sessions.steps import finished
-from callstate_client.engine.sessions.validation.texts import check_bytes, check_time
+from callstate_client.engine.sessions.validation.texts import check_bytes
 from callstate_client.engine.sessions.validation.values import (
     BACKSLASH,
     DIGITS_TO_0,
@@ -28,6 +28,7 @@ from callstate_client.engine.sessions.validation.values import (
 from callstate_client.errors import InvalidParamsError, ParseError
 from callstate_client.model import documents
 from callstate_client.model.go_json import Int64
+from callstate_client.model.times import YEAR_0, is_time
 from callstate_client.protocol.bounds import Word
 
 TURN_PARTS: Final = 10_000
@@ -50,10 +51,25 @@ class IncomingTurn(Struct):
     """Counted in the metrics if it is a number of milliseconds; else passed through like an unknown member."""
 
 
-class TurnTime(Struct):
-    """A turn's timestamp as text."""
+class StrictTime:
+    """A timestamp as Go reads it."""
 
-    timestamp: str | None = None
+    @classmethod
+    def checked(cls, _: type, text: str) -> StrictTime:
+        """The decoder's hook. It is called for each timestamp of a turn that has several, as Go reads them all.
+
+        Raises:
+            ValueError: it has another form, or the year 0.
+        """
+        if text.startswith(YEAR_0) or not is_time(text):
+            raise ValueError("not an RFC 3339 time")
+        return cls()
+
+
+class TurnTime(Struct):
+    """A turn's timestamp."""
+
+    timestamp: StrictTime | None = None
 
 
 class PlainTurn(IncomingTurn, forbid_unknown_fields=True):
@@ -83,7 +99,7 @@ _strict_turns = msgspec.json.Decoder(list[PlainTurn]).decode
 _lenient_turns = msgspec.json.Decoder(list[IncomingTurn]).decode
 _plain_turns = msgspec.json.Decoder(list[dict[str, Int64 | float | str | bool | None]]).decode
 _raw_list = msgspec.json.Decoder(list[Raw]).decode
-_times = msgspec.json.Decoder(list[TurnTime]).decode
+_check_times = msgspec.json.Decoder(list[TurnTime], dec_hook=StrictTime.checked).decode
 _members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 _ZEROS: Final = {"role": b'""', "content": b'""', "duration_ms": b"0"}
@@ -140,8 +156,10 @@ def turns_in_steps(array: bytes, path: str, depth: int = 3) -> Generator[None, N
     if is_long:
         yield
     if not _times_are_strict(array):
-        for index, turn_time in enumerate(_times(array)):
-            check_time(turn_time.timestamp, f"{path}[{index}].timestamp")
+        try:
+            _check_times(array)
+        except msgspec.ValidationError as error:
+            raise params_error(error, path) from error
     if not array.isascii() or _has_escape(array, b"\\u"):  # a role may have more bytes than characters
         for index, turn in enumerate(turns):
             check_bytes(turn.role, f"{path}[{index}].role")

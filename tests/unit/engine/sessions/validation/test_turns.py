@@ -79,6 +79,10 @@ REFUSED: dict[str, tuple[bytes, type[WireError], str, str | None]] = {
         b'{"timestamp":"2026-01-01T00:00:00Z","timestamp":"2026-01-01 00:00:00Z"}', InvalidParamsError,
         f"{PATH}.timestamp", "RFC 3339 time",
     ),
+    "the first of two times": (
+        b'{"timestamp":"2026-01-01 00:00:00Z","timestamp":"2026-01-01T00:00:00Z"}', InvalidParamsError,
+        f"{PATH}.timestamp", "RFC 3339 time",
+    ),
     "no end of a time": (b'{"timestamp":"2026-01-01T00:00:00Z}', ParseError, PATH, None),
     "null time": (b'{"timestamp":null}', InvalidParamsError, f"{PATH}.timestamp", None),
     "surrogate": (b'{"content":"\\ud800"}', ParseError, PATH, None),
