@@ -7,7 +7,9 @@ has the values that Go reads, and can be journaled and written again; what is no
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -49,10 +51,27 @@ def _check_stored(stored: StoredSession, document: bytes) -> None:
     except UnreadableError:
         session = placeholder_of(ID, stored, HOST)
     else:
-        if session is not None:
+        if session is not None and not _repeats_a_name(document):
             _check_equal(session, document)
     if session is not None:
         _check_kept(session)
+
+
+def _repeats_a_name(document: bytes) -> bool:
+    """Whether an object has a member twice.
+
+    Nobody writes that, and readers differ in what they make of it (RFC 8259, section 4): here the last one counts,
+    while Go merges objects, and refuses the first one for its type.
+    """
+    repeats = False
+
+    def note(members: list[tuple[str, Any]]) -> None:
+        nonlocal repeats
+        repeats |= len({name for name, _ in members}) < len(members)
+
+    with suppress(ValueError, RecursionError):
+        json.loads(document.decode(errors="replace"), object_pairs_hook=note)
+    return repeats
 
 
 def _check_equal(session: Session, document: bytes) -> None:
