@@ -53,7 +53,7 @@ class DirtySet:
             self.size_bytes += size - was[1]
 
     def put(self, session_id: str, mark: Mark) -> None:
-        """Make a session dirty that is not, with this mark."""
+        """Make a session dirty that has no mark yet, with this one."""
         self.marks[session_id] = mark
         self.size_bytes += mark[1] - self._flying_bytes(session_id)
         self._unwritten[mark[2]] = self._unwritten.get(mark[2], 0) + 1
