@@ -297,7 +297,7 @@ class CoreHarness:
             assert (phase is Phase.ENDED) is session.ended
             assert (phase is Phase.SUSPECT) is bool(session.suspected)
             assert not session.facts.reaped or session.ended
-        assert {worker: set(ids) for worker, ids in table.index.owned.items()} == owned
+        assert {worker: {each.id for each in having} for worker, having in table.index.owned.items()} == owned
         assert set(table.index.orphans) == {e.id for e in sessions if e.facts.orphan and not e.ended}
         assert [*liveness.suspects.having({})] == [*liveness.suspects]
         labels = {label for session in sessions for label in session.facts.labels.items()}

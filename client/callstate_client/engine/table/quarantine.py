@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from callstate_client.engine.table.index import NumberedOrder
+from callstate_client.engine.numbered_order import NumberedOrder
 
 RETRY_FIRST_S: Final = 1.0
 """The first backoff: a fault that is fixed at once costs no more than this."""

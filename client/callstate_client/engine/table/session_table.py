@@ -11,11 +11,12 @@ from itertools import chain
 from typing import Final
 
 from callstate_client.engine.hot_bytes import HotBytes
+from callstate_client.engine.numbered_order import NumberedOrder
 from callstate_client.engine.sessions.records import WorkerRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.weight import weight
 from callstate_client.engine.table.dirty_set import DirtySet
-from callstate_client.engine.table.index import Index, NumberedOrder
+from callstate_client.engine.table.index import Index
 from callstate_client.engine.table.quarantine import Quarantine
 from callstate_client.engine.table.readings import Readings
 from callstate_client.engine.table.set_aside import SetAside

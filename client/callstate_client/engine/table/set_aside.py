@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from callstate_client.engine.hot_bytes import HotBytes
+from callstate_client.engine.numbered_order import NumberedOrder
 from callstate_client.engine.sessions.records import SetAsideRecord
 from callstate_client.engine.sessions.weight import copy_weight
-from callstate_client.engine.table.index import NumberedOrder
 
 
 class Copies(Struct, gc=False):

@@ -18,8 +18,8 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from callstate_client.engine.hot_bytes import HotBytes
+from callstate_client.engine.numbered_order import NumberedOrder
 from callstate_client.engine.sessions.weight import TOMBSTONE_BYTES, ops_weight
-from callstate_client.engine.table.index import NumberedOrder
 
 MISS_TTL_S: Final = 1.0
 """How long a miss is cached: another host may create the session meanwhile."""

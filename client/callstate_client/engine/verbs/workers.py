@@ -48,12 +48,11 @@ def _is_shown(ctx: Context, caller: Caller, worker_id: str) -> bool:
 
 def _described(ctx: Context, worker_id: str) -> WorkerInfo:
     known = ctx.registry.workers.describe(worker_id)
-    sessions, owned = ctx.table.sessions, ctx.table.index.owned.get(worker_id, ())
     return WorkerInfo(
         worker_id=worker_id,
         state=known.state.value,
         connections=known.connections,
-        sessions=sum(not sessions[session_id].ended for session_id in owned),
+        sessions=sum(not session.ended for session in ctx.table.index.owned.get(worker_id, ())),
         watched=known.watched,
         pid=known.pid or UNSET,
         since=format_us(known.joined_us) if known.joined_us else UNSET,

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator, Iterator
-from itertools import islice
 from typing import Final
 
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.session_table import SessionTable
 
 LISTED_AT_ONCE: Final = 1000
@@ -33,7 +33,7 @@ class Departures:
         self._table = table
         self.pending: dict[str, str] = OrderedDict()  # a dict whose first entries have gone is slow to iterate
         """Why each session loses its owner, by session id: EXITED or DISCONNECTED."""
-        self._unlisted: dict[str, tuple[str, Iterator[str]]] = {}
+        self._unlisted: dict[str, tuple[str, Iterator[list[Session]]]] = {}
         """By id of a worker that has left: the reason, and its sessions still to be listed."""
 
     def __bool__(self) -> bool:
@@ -49,7 +49,7 @@ class Departures:
         """A worker has left: its sessions lose their owner."""
         owned = self._table.index.owned.get(worker_id)
         if owned:
-            self._unlisted[worker_id] = (why, iter([*owned]))
+            self._unlisted[worker_id] = (why, owned.chunks(LISTED_AT_ONCE))
             self._list(worker_id)
 
     def list_all(self, worker_id: str) -> Generator[None]:
@@ -65,12 +65,10 @@ class Departures:
             self._list(next(iter(self._unlisted)))
 
     def _list(self, worker_id: str) -> None:
-        why, ids = self._unlisted[worker_id]
-        sessions, looked_at = self._table.sessions, 0
-        for session_id in islice(ids, LISTED_AT_ONCE):
-            looked_at += 1
-            session = sessions.get(session_id)
-            if session is not None and session.facts.owner == worker_id and not session.ended:
-                self.pending[session_id] = why
-        if looked_at < LISTED_AT_ONCE:
+        why, chunks = self._unlisted[worker_id]
+        sessions = next(chunks, [])
+        for session in sessions:
+            if session.facts.owner == worker_id and not session.ended:
+                self.pending[session.id] = why
+        if len(sessions) < LISTED_AT_ONCE:
             del self._unlisted[worker_id]
