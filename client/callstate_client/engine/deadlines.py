@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from callstate_client.engine.growing_dict import GrowingDict
+
 
 class Deadlines:
     """Ids with a deadline each, the earliest first."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, str]] = []
-        self._place_of: dict[str, int] = {}
+        self._place_of: GrowingDict[int] = GrowingDict()
 
     def __len__(self) -> int:
         return len(self._heap)

@@ -69,7 +69,7 @@ class Expiry:
         """Process the sessions of workers that have left; parameters as with `expire`."""
         pending = self._ctx.departures.pending
         done = Verdicts()
-        for session_id, why in [*islice(pending.items(), most)]:
+        for session_id, why in [*islice(pending.in_order(), most)]:
             done.sessions += 1
             self._depart(session_id, why, now, done)
             pending.pop(session_id, None)

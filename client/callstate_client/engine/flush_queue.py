@@ -74,7 +74,7 @@ class FlushQueue:
         quarantined, before = table.quarantined, len(batch.writes)
         sent: dict[str, int] = {}
         held: list[str] = []
-        for session_id, (since, _, _) in table.dirty.marks.items():
+        for session_id, (since, _, _) in table.dirty.marks.in_order():
             taken = len(batch.writes)
             if taken >= max_sessions or batch.size >= max_bytes or batch.alone or (taken > before and is_over()):
                 break

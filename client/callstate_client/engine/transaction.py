@@ -27,7 +27,7 @@ Between groups nothing is saved. A change is registered before it is made (`chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 from msgspec import Struct, structs
@@ -115,7 +115,7 @@ class Transaction:
         """Changed orphans, and their places among the orphans."""
         self._set_aside: list[SetAsideRecord] = []
         self._dropped_copies: list[SetAsideRecord] = []
-        self._departures: list[tuple[dict[str, str], str, str]] = []
+        self._departures: list[tuple[MutableMapping[str, str], str, str]] = []
 
     # -- before a change ------------------------------------------------------------------------------------
 
@@ -329,10 +329,11 @@ class Transaction:
                 self._holds.append((session, session.facts.claimed_us, counted))
             session.change_facts(**counted)
 
-    def decide_departure(self, pending: dict[str, str], session_id: str) -> None:
+    def decide_departure(self, pending: MutableMapping[str, str], session_id: str) -> None:
         """Settle a session's pending departure, if its owner has left, by the change that is being made."""
-        why = pending.pop(session_id, None)
+        why = pending.get(session_id)
         if why is not None:
+            del pending[session_id]
             self._departures.append((pending, session_id, why))
 
     # -- workers: observed, not changed ---------------------------------------------------------------------

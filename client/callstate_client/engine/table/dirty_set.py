@@ -10,9 +10,10 @@ is dirty or in flight. Later changes belong to the next era and are not waited f
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from itertools import islice
 from typing import NamedTuple
+
+from callstate_client.engine.growing_dict import GrowingDict
 
 Mark = tuple[float, int, int]
 """When a session became dirty (monotonic seconds), its size in bytes, and the era."""
@@ -33,7 +34,7 @@ class DirtySet:
     """Dirty sessions and deletions, by their ids."""
 
     def __init__(self) -> None:
-        self.marks: OrderedDict[str, Mark] = OrderedDict()
+        self.marks: GrowingDict[Mark] = GrowingDict()
         """Dirty sessions, oldest first."""
         self.size_bytes = 0
         """Total size of the sessions whose newest state the store does not have: of each as it is, or as it is in
@@ -64,8 +65,9 @@ class DirtySet:
 
     def discard(self, session_id: str) -> None:
         """Remove the mark, if there is one."""
-        was = self.marks.pop(session_id, None)
+        was = self.marks.get(session_id)
         if was is not None:
+            del self.marks[session_id]
             self.size_bytes += self._flying_bytes(session_id) - was[1]
             self._one_less(was[2])
 
@@ -77,7 +79,7 @@ class DirtySet:
     @property
     def oldest(self) -> float | None:
         """Since when the one that has waited longest is dirty, monotonic seconds; None if nothing is dirty."""
-        waiting = [mark[0] for mark in islice(self.marks.values(), 1)]
+        waiting = [mark[0] for _, mark in islice(self.marks.in_order(), 1)]
         flying = [flight.since for flight in islice(self.in_flight.values(), 1)]
         return min(waiting + flying, default=None)
 

@@ -8,7 +8,7 @@ merge base, in case the store turns out to have something newer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import starmap
+from itertools import chain, starmap
 
 from msgspec import structs
 
@@ -187,7 +187,7 @@ def snapshot(table: SessionTable) -> Iterator[Record]:
         for copies in some:
             yield from table.set_aside.of(copies.session_id)
     tombstones = table.tombstones
-    pending = (place.session_id for places in tombstones.order.chunks(IDS_AT_ONCE) for place in places)
+    pending = chain.from_iterable(tombstones.pending.chunks(IDS_AT_ONCE))
     yield from _removals(pending, tombstones.pending, pending=True)
     yield from _removals(tuple(tombstones.settled), tombstones.settled, pending=False)
 

@@ -15,10 +15,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from msgspec import Struct
-
+from callstate_client.engine.growing_dict import GrowingDict
 from callstate_client.engine.hot_bytes import HotBytes
-from callstate_client.engine.numbered_order import NumberedOrder
 from callstate_client.engine.sessions.weight import TOMBSTONE_BYTES, ops_weight
 
 MISS_TTL_S: Final = 1.0
@@ -43,13 +41,6 @@ class Tombstone(NamedTuple):
 NO_TOMBSTONE: Final = Tombstone(0, 0)
 
 
-class Pending(Struct, gc=False):
-    """The place of a pending deletion among them."""
-
-    session_id: str
-    seq: int = 0
-
-
 class Tombstones:
     """Deletions and misses, by session id.
 
@@ -59,11 +50,8 @@ class Tombstones:
 
     def __init__(self, hot: HotBytes) -> None:
         self._hot = hot
-        self._pending: dict[str, Tombstone] = {}
-        self.pending: Mapping[str, Tombstone] = MappingProxyType(self._pending)
-        self._places: dict[str, Pending] = {}
-        self.order: NumberedOrder[Pending] = NumberedOrder()
-        """Pending deletions, to go through them while they come and go."""
+        self.pending: GrowingDict[Tombstone] = GrowingDict()
+        """To be read; changed by `put` and `pop`."""
         self.settled: OrderedDict[str, Tombstone] = OrderedDict()
         self._misses: OrderedDict[str, tuple[float, Tombstone]] = OrderedDict()
         """Each with its expiry, monotonic time."""
@@ -126,16 +114,14 @@ class Tombstones:
     def put(self, session_id: str, tombstone: Tombstone) -> None:
         """A deletion is pending."""
         self.pop(session_id)
-        self._pending[session_id] = tombstone
-        place = self._places[session_id] = Pending(session_id)
-        self.order.add(place)
+        self.pending[session_id] = tombstone
         self._hot.total += _weight(session_id, tombstone)
 
     def pop(self, session_id: str) -> Tombstone | None:
         """The deletion is pending no longer; returns it if it was."""
-        tombstone = self._pending.pop(session_id, None)
+        tombstone = self.pending.get(session_id)
         if tombstone is not None:
-            self.order.drop(self._places.pop(session_id))
+            del self.pending[session_id]
             self._hot.total -= _weight(session_id, tombstone)
         return tombstone
 

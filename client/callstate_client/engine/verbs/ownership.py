@@ -196,7 +196,7 @@ def _claimable(ctx: Context, caller: Caller, labels: dict[str, str]) -> Generato
             if more and (found is None or passed % PASSED_A_STEP == 0):
                 yield
     now_us = ctx.now_us()
-    for session_id, why in islice(ctx.departures.pending.items(), MAX_PENDING_LOOKED_AT):
+    for session_id, why in islice(ctx.departures.pending.in_order(), MAX_PENDING_LOOKED_AT):
         session = sessions.get(session_id)
         if session is None or session.ended or not labels.items() <= session.facts.labels.items():
             continue

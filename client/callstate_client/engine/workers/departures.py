@@ -11,10 +11,10 @@ when the group that settled it is committed; after a rollback it is pending agai
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Generator, Iterator
 from typing import Final
 
+from callstate_client.engine.growing_dict import GrowingDict
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.session_table import SessionTable
 
@@ -31,7 +31,7 @@ class Departures:
 
     def __init__(self, table: SessionTable) -> None:
         self._table = table
-        self.pending: dict[str, str] = OrderedDict()  # a dict whose first entries have gone is slow to iterate
+        self.pending: GrowingDict[str] = GrowingDict()
         """Why each session loses its owner, by session id: EXITED or DISCONNECTED."""
         self._unlisted: dict[str, tuple[str, Iterator[list[Session]]]] = {}
         """By id of a worker that has left: the reason, and its sessions still to be listed."""
