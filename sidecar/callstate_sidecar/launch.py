@@ -26,6 +26,7 @@ from callstate_sidecar.logs.setup import configure_logging
 from callstate_sidecar.serving.listener import check_socket_dir
 from callstate_sidecar.system import core_dumps, stdio
 from callstate_sidecar.system.exits import Exit
+from callstate_sidecar.system.heap import keep_some_free
 from callstate_sidecar.system.signals import Signals
 from callstate_sidecar.system.state_dir import AlreadyRunningError, check_state_dir
 from callstate_sidecar.system.strict_modes import UnsafePathError
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None, signals: Signals | None = None) -> i
             return Exit.OK
         if not config.server.core_dumps:
             core_dumps.forbid()
+        keep_some_free()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve(signals or Signals()))
     except tuple(_STATUS) as error:
