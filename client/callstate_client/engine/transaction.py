@@ -96,6 +96,8 @@ class Transaction:
         self.in_parts = False
         """Long histories are written to the journal ahead of the changes that make their sessions hot."""
         self.records: list[Record] = []
+        self.size_bytes = 0
+        """Of the documents and turns in the records: what makes them long."""
         self.observed: list[Record] = []
         """Observations to be journaled as well, which hold whether or not they are: not part of any group."""
         self.after_rollback: list[Callable[[NotDurableError], None]] = []
@@ -280,6 +282,7 @@ class Transaction:
                 session.base_derived = False
                 if base is not None and isinstance(record, TurnsRecord):
                     self.records.append(BaseRecord(session.id, base))
+            self.size_bytes += len(record.turns) + (len(record.fields) if isinstance(record, StateRecord) else 0)
             self.records.append(record)
         else:
             self._log_whole(session)
@@ -291,6 +294,7 @@ class Transaction:
 
     def _log_whole(self, session: Session) -> None:
         """Journal all of a session: what is not in parts that have been written."""
+        self.size_bytes += session.doc.size
         written, session.written = session.written, None
         if written is not None and written.chunks and written.still_count():
             self.records += with_parts(session, written)
@@ -353,6 +357,7 @@ class Transaction:
     def commit(self) -> None:
         """The group is journaled: discard the undo state."""
         self.records = []
+        self.size_bytes = 0
         self.after_rollback = []
         self._saved.clear()
         if (

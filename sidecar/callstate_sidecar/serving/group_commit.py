@@ -4,6 +4,8 @@ While a turn lasts, requests change the sessions in memory, and their replies ar
 its end the group is appended to the journal by one write; only then do the replies leave, those of reads included,
 which may have seen the group. With durability `power` they leave after a sync (journal/sync_gate.py).
 
+A group that has become long is committed at once, in the time of the request that made it so.
+
 The loop tells of no turn's end, so the end is a callback of its next round. While only one connection sends at a
 time, as at the pace of speech, that is a detour: the group then ends as soon as the lines that were received are
 served. It takes requests of two connections at once to have groups wait for the end of the turn again.
@@ -40,6 +42,10 @@ eight workers requests of two coincide often enough that many would hardly ever 
 AT_ONCE_S: Final = 0.00002
 """Requests of two connections that are read within this time, seconds, have probably been ready at once: no client
 has sent one because of the other's reply. Waking a process alone takes as long."""
+
+GROUP_BYTES: Final = 1024 * 1024
+"""A group with more bytes of documents and turns than this is committed before the turn is over. To encode,
+checksum and write a megabyte takes half a millisecond and more, and many short requests may change much."""
 
 
 class GroupCommit:
@@ -111,7 +117,9 @@ class GroupCommit:
             changed: the request is part of the group, and did not only read.
         """
         self._tx.after_rollback.append(partial(self._answer_again, connection, request, place, changed))
-        if not self._scheduled:
+        if self._tx.size_bytes > GROUP_BYTES:
+            self.end()
+        elif not self._scheduled:
             self.schedule()
 
     def begin_alone(self, connection: ClientConnection) -> bool:

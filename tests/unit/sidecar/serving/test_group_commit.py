@@ -92,6 +92,28 @@ async def test_two_at_once_share_the_groups_that_follow(alone: Alone, monkeypatc
     assert alone.disk.appends == appends + 1
 
 
+async def test_a_group_that_has_become_long_is_written_before_the_turn_is_over(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "AT_ONCE_S", 60.0)
+    monkeypatch.setattr(group_commit, "GROUP_BYTES", 2500)
+    other = FakeClient(alone.core)
+    long = ("session.add_turn", {"session_id": "a", "turn": {"content": "x" * 1000}})
+    first = alone.peer.send(TURN)
+    assert not other.answered(other.send(TURN)), "a group waits for others"
+    await alone.answered(alone.peer, TURN)
+    appends = alone.disk.appends
+    ids, others = alone.peer.send(long, long), other.send(long)
+    assert alone.disk.appends == appends + 1
+    assert alone.peer.answered([*first, *ids])
+    assert other.answered(others)
+    after = alone.peer.send(TURN)
+    assert not alone.peer.answered(after), "the next one begins with the next change"
+    while not alone.peer.answered(after):
+        await asyncio.sleep(0)
+    assert alone.disk.appends == appends + 2
+
+
 async def test_two_that_take_turns_do_not_wait_for_each_other(
     alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
