@@ -112,7 +112,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_arrived", "_backlog", "_blocked", "_ended", "_group", "_loop", "_paused_reading",
-        "_pending_bytes", "_queued", "_received_bytes", "_server", "_splitter", "busy", "closing",
+        "_pending_bytes", "_queued", "_received_bytes", "_server", "_splitter", "ahead", "busy", "closing",
         "connected_at", "expected_bytes", "instance", "line_bytes", "member", "out", "out_bytes", "place",
         "queue", "resumed", "served_at", "told_timeout_s", "transport", "user", "waiting", "worker",
     )  # fmt: skip
@@ -141,6 +141,8 @@ class ClientConnection(asyncio.Protocol):
         self.waiting = 0
         self.busy = 0
         """How many of its requests are being worked on in steps; those behind them wait."""
+        self.ahead = 0
+        """How many of these had waited for the store: the others that have wait for them, too."""
         self.resumed: Resumed | None = None
         """Those of its requests that have waited for the store, and run next."""
         self.closing = False
@@ -306,6 +308,11 @@ class ClientConnection(asyncio.Protocol):
     def stays(self) -> bool:
         """Whether it may be silent for ever: it is a worker's."""
         return bool(self.worker)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether requests that have waited for the store are still to be done: they were sent before its lines."""
+        return self.resumed is not None or self.ahead > 0
 
     @property
     def in_use(self) -> bool:

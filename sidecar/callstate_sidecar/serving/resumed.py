@@ -34,6 +34,8 @@ class Waits(Protocol):
 
     resumed: Resumed | None
     """They, while there are some."""
+    ahead: int
+    """How many of those that have run are worked on in steps: the others wait for them."""
     queue: FairQueue
     """The connections that wait for a later turn of the loop."""
     member: Member
@@ -74,10 +76,10 @@ class Resumed:
         now = began = monotonic()
         until = began + SHARE_S
         try:
-            while later:
+            while later and not connection.ahead:
                 first = later.popleft()
                 if first.run():
-                    self._wait_again(first.session_id)
+                    self.wait_again(first.session_id)
                 now = monotonic()
                 if now >= until:
                     break
@@ -89,7 +91,7 @@ class Resumed:
                 connection.resumed = None
                 connection.serve_soon()
 
-    def _wait_again(self, session_id: str) -> None:
+    def wait_again(self, session_id: str) -> None:
         """One waits for this session once more: so do those that were sent after it."""
         others: list[Later] = []
         for each in self._later:
@@ -129,7 +131,7 @@ class Requester:
             whether it has run.
         """
         connection = self._connection
-        if connection.resumed is None and connection.queue.has_time():
+        if connection.resumed is None and not connection.ahead and connection.queue.has_time():
             began = monotonic()
             now()
             connection.queue.served(monotonic() - began)

@@ -69,9 +69,10 @@ class _Work:
         steps: the work.
         advance: does a share of it.
         reading: what the store was read for: a session that does not become hot by that is shown to all steps.
+        has_waited: the request had waited for the store, so that others that have run after it.
     """
 
-    __slots__ = ("_advance", "connection", "reading", "request", "steps", "undone")
+    __slots__ = ("_advance", "connection", "has_waited", "reading", "request", "steps", "undone")
 
     def __init__(
         self,
@@ -80,12 +81,15 @@ class _Work:
         steps: Steps,
         advance: Callable[[_Work], None],
         reading: Reading | None,
+        *,
+        has_waited: bool,
     ) -> None:
         self.connection = connection
         self.request = request
         self.steps = steps
         self._advance = advance
         self.reading = reading
+        self.has_waited = has_waited
         self.undone: list[NotDurableError] = []
         """Why something that a step may have seen was rolled back."""
 
@@ -135,6 +139,8 @@ class Server:
         self.queue = FairQueue(asyncio.get_running_loop(), self._took_long, self.group.end)
         self._method = ""
         """Of the last request."""
+        self._has_waited = False
+        """Whether the request that is run has waited for the store."""
         self._unread = UnreadReplies(self.connections, self._cut_off)
         self.held_more = self._unread.held_more
         self.rates: RequestRates | None = None
@@ -307,7 +313,11 @@ class Server:
         self._method = request.verb.method
         self._end_waiting(connection)
         if connection.unsent_bytes <= self._unread.share_bytes:
-            self._run(connection, request)
+            self._has_waited = True
+            try:
+                self._run(connection, request)
+            finally:
+                self._has_waited = False
         else:  # a thousand may have waited for one session of megabytes: don't queue that many replies
             unread = OverloadedError("limits.pending_reply_bytes is reached: nothing was done, read replies first")
             self._answer(connection, request, unread)
@@ -326,10 +336,14 @@ class Server:
         self._begin_waiting(connection)
         if isinstance(outcome, InSteps):
             connection.busy += 1
+            connection.ahead += self._has_waited
             reading = self._engine.ctx.reading
             if reading is not None:
                 self._table.readings.keep(reading)
-            self._go_on_later(_Work(connection, request, outcome.work, self._advance, reading))
+            work = _Work(
+                connection, request, outcome.work, self._advance, reading, has_waited=self._has_waited
+            )  # fmt: skip
+            self._go_on_later(work)
         else:
             self._await(connection, request, outcome, changed, [])
 
@@ -361,7 +375,7 @@ class Server:
     def _advance(self, work: _Work) -> None:
         """Do a share of a request's work, and the rest in later turns of the loop."""
         connection, request, group = work.connection, work.request, self._tx.records
-        if connection.resumed is not None or self.untold:  # a request that was sent earlier runs first
+        if not work.has_waited and (connection.is_behind or self.untold):
             self.queue.add(work)
             return
         self._method = request.verb.method
@@ -380,6 +394,8 @@ class Server:
         except (NotCached, NotJournaled, NotOurs) as need:
             self._end_work(work)
             self._run_once_read(connection, request, need)
+            if work.has_waited and connection.resumed is not None and isinstance(need, NotCached):
+                connection.resumed.wait_again(need.session_id)
             return
         except Exception as error:  # noqa: BLE001 - as in `_run`
             result = error
@@ -402,6 +418,7 @@ class Server:
         if work.reading is not None:
             self._table.readings.let_go(work.reading)
         work.connection.busy -= 1
+        work.connection.ahead -= work.has_waited
         work.connection.serve_soon()
 
     def _answer_deferred(

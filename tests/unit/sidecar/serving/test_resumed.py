@@ -259,6 +259,54 @@ async def test_work_in_steps_waits_for_what_was_sent_before_it(core: Core) -> No
     assert "a" not in client.replies[beats[0]]["result"]["missing"]
 
 
+LONG_SAVE: tuple[str, dict[str, Any]] = (
+    "session.save",
+    {"session": {"id": "a", "recovery_data": {"text": "x" * 300_000}}},
+)
+"""Checked in steps, once it is known whether the session exists."""
+
+
+async def test_what_was_sent_behind_one_that_takes_steps_waits_for_it(core: Core) -> None:
+    client = FakeClient(core, user=THEM)
+    sent = client.send(LONG_SAVE, LOAD, ("session.add_turn", {"session_id": "a", "turn": TURN}), LOAD)
+    await all_wait(core, 4)
+    core.memory.let_go()
+    while not client.answered(sent):
+        await asyncio.sleep(0)
+    assert [*client.replies] == sent
+    assert [kind(client, request_id) for request_id in sent] == ["ok"] * 4
+    assert not client.connection.is_behind
+
+
+async def test_what_was_sent_behind_one_waits_for_it_if_it_has_to_ask_again_too(core: Core) -> None:
+    """Another client may have created the session meanwhile, and it may have left memory since."""
+    client = FakeClient(core, user=THEM)
+    sent = client.send(LONG_SAVE, LOAD, LOAD)
+    await all_wait(core, 3)
+    core.memory.let_go()
+    while not client.connection.ahead:
+        await asyncio.sleep(0)
+    reads = len(core.memory.reads)
+    core.table.readings.outdate("a")
+    core.table.tombstones.forget_misses()
+    while not client.answered(sent):
+        await asyncio.sleep(0)
+    assert len(core.memory.reads) > reads
+    assert [*client.replies] == sent
+    assert [kind(client, request_id) for request_id in sent] == ["ok"] * 3
+
+
+async def test_a_line_in_steps_waits_for_those_in_steps_that_were_sent_before_it(core: Core) -> None:
+    client = FakeClient(core, user=THEM)
+    created = client.send(LONG_SAVE)
+    await all_wait(core, 1)
+    beats = client.send(("session.heartbeat", {"session_ids": [*(f"s{number}" for number in range(150)), "a"]}))
+    core.memory.let_go()
+    while not client.answered(created + beats):
+        await asyncio.sleep(0)
+    assert "a" not in client.replies[beats[0]]["result"]["missing"]
+
+
 # -- what they are shown -------------------------------------------------------------------------------------------
 
 
