@@ -14,15 +14,10 @@ from msgspec import Raw
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import CallMetrics, Head, joined_members, metrics_of
+from callstate_client.engine.sessions.steps import finished
 from callstate_client.engine.sessions.validation.heads import HEAD_NAMES, METRICS_BYTES, check_head, check_metrics
-from callstate_client.engine.sessions.validation.values import (
-    HEAD_PARTS,
-    LONG_BYTES,
-    check_json,
-    check_parts,
-    count_parts,
-    json_in_steps,
-)
+from callstate_client.engine.sessions.validation.parts import check_parts, count_parts, parts_in_steps
+from callstate_client.engine.sessions.validation.values import HEAD_PARTS, LONG_BYTES, check_json, json_in_steps
 from callstate_client.errors import InvalidParamsError, TooLargeError
 from callstate_client.model import documents, go_json
 from callstate_client.model.merge import merge_in_steps, merge_text
@@ -126,7 +121,7 @@ def patched_head(doc: Document, changes: Mapping[str, Any], path: str, ready: Pa
     if ready is None or ready.before is not doc.fields:
         others = _of_fields(changes)
         before = go_json.raw_members(b"{%b}" % doc.fields)
-        ready = _patched_fields(doc, others, path, before, _merged(before, others))
+        ready = finished(_patched_fields(doc, others, path, before, _merged(before, others)))
     head.fields, head.provider, head.call_id = ready.after, ready.provider, ready.call_id
     return head
 
@@ -145,7 +140,7 @@ def fields_in_steps(
     yield
     if doc.fields is not before_text:
         return None
-    return _patched_fields(doc, others, path, before, after)
+    return (yield from _patched_fields(doc, others, path, before, after))
 
 
 def touches_fields(changes: Mapping[str, Any]) -> bool:
@@ -159,25 +154,26 @@ def _of_fields(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _patched_fields(
     doc: Document, changes: Mapping[str, Any], path: str, before: _Members, after: _Members
-) -> PatchedFields:
-    """The fields with all members patched, validated."""
+) -> Generator[None, None, PatchedFields]:
+    """The fields with all members patched, validated, in steps if they are long."""
+    fields_before, provider, call_id = doc.fields, doc.provider, doc.call_id
     touched = {name: after[name] for name in changes if name in documents.HEAD_NAMES and name in after}
     typed, _ = check_head(go_json.join_members({"id": _EMPTY, **touched}), path)
     _check_recovery(after, path)
     _check_unknown(before, after, path)
     fields = _fields(after)
-    if fields == doc.fields:
-        return PatchedFields(doc.fields, doc.fields, doc.provider, doc.call_id)
+    if fields == fields_before:
+        return PatchedFields(fields_before, fields_before, provider, call_id)
     try:
-        check_parts(fields, path, HEAD_PARTS)
+        yield from parts_in_steps(fields, path, HEAD_PARTS)
     except TooLargeError:
         if _parts_of(after, changes) > _parts_of(before, changes):
             raise
     return PatchedFields(
-        doc.fields,
+        fields_before,
         fields,
-        typed.provider if "provider" in changes else doc.provider,
-        typed.call_id if "call_id" in changes else doc.call_id,
+        typed.provider if "provider" in changes else provider,
+        typed.call_id if "call_id" in changes else call_id,
     )
 
 

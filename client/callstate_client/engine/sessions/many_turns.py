@@ -12,8 +12,9 @@ from collections.abc import Generator
 from typing import Final
 
 from callstate_client.engine.sessions.tail import cut_run
+from callstate_client.engine.sessions.validation.parts import parts_in_steps
 from callstate_client.engine.sessions.validation.turns import TURNS_PARTS, IncomingTurn, check_turns
-from callstate_client.engine.sessions.validation.values import check_parts, shortened_in_steps
+from callstate_client.engine.sessions.validation.values import shortened_in_steps
 from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError
 
 LONG_BYTES: Final = 64 * 1024
@@ -62,8 +63,7 @@ def check_some(turns: bytes, path: str, first: int = 0) -> list[IncomingTurn]:
 
 def check_many(turns: bytes, path: str, first: int = 0) -> Generator[None, None, list[Checked]]:
     """As `check_some`, in steps: the turns are JSON whose values are not checked yet."""
-    check_parts(turns, path, TURNS_PARTS)
-    yield
+    yield from parts_in_steps(turns, path, TURNS_PARTS)
     pieces = yield from cut_run(turns, sys.maxsize, PIECE_BYTES)
     checked: list[Checked] = []
     number = 0

@@ -9,12 +9,13 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
+from callstate_client.engine.sessions.steps import finished
+from callstate_client.engine.sessions.validation.parts import parts_in_steps
 from callstate_client.engine.sessions.validation.texts import check_bytes, check_time
 from callstate_client.engine.sessions.validation.values import (
     HEAD_PARTS,
     check_json,
     check_members,
-    check_parts,
     json_in_steps,
     members_in_steps,
     shortened_in_steps,
@@ -73,7 +74,7 @@ def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Ra
     Raises:
         InvalidParamsError, ParseError: something is invalid; the error has its path.
     """
-    head, members = _members_of_head(data, path)
+    head, members = finished(_members_of_head(data, path))
     check_fields(head, path)
     extra = _unknown(members, path)
     if extra:
@@ -83,7 +84,7 @@ def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Ra
 
 def head_in_steps(data: bytes | Raw, path: str) -> Generator[None, None, tuple[IncomingHead, dict[str, Raw]]]:
     """As `check_head`, in steps."""
-    head, members = _members_of_head(data, path)
+    head, members = yield from _members_of_head(data, path)
     yield
     yield from fields_in_steps(head, path)
     extra = _unknown(members, path)
@@ -91,13 +92,13 @@ def head_in_steps(data: bytes | Raw, path: str) -> Generator[None, None, tuple[I
     return head, extra
 
 
-def _members_of_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Raw]]:
-    """A head by its types, and all of its members as JSON."""
+def _members_of_head(data: bytes | Raw, path: str) -> Generator[None, None, tuple[IncomingHead, dict[str, Raw]]]:
+    """A head by its types, and all of its members as JSON; in steps if it is long."""
     try:
         head = _head(data)
         history = b"" if head.history is UNSET else bytes(head.history)
         if len(data) - len(history) > HEAD_PARTS:
-            check_parts(bytes(data).replace(history, b"", 1), path, HEAD_PARTS)
+            yield from parts_in_steps(bytes(data).replace(history, b"", 1), path, HEAD_PARTS)
         return head, _raw_members(data)
     except msgspec.ValidationError as error:
         raise params_error(error, path) from error

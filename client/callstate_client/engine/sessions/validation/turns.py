@@ -16,15 +16,9 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
 from callstate_client.engine.sessions.steps import finished
+from callstate_client.engine.sessions.validation.parts import BACKSLASH, DIGITS_TO_0, parts_in_steps
 from callstate_client.engine.sessions.validation.texts import check_bytes
-from callstate_client.engine.sessions.validation.values import (
-    BACKSLASH,
-    DIGITS_TO_0,
-    LONG_BYTES,
-    check_parts,
-    json_in_steps,
-    shortened_in_steps,
-)
+from callstate_client.engine.sessions.validation.values import LONG_BYTES, json_in_steps, shortened_in_steps
 from callstate_client.errors import InvalidParamsError, ParseError
 from callstate_client.model import documents
 from callstate_client.model.go_json import Int64
@@ -146,7 +140,7 @@ def turns_in_steps(array: bytes, path: str, depth: int = 3) -> Generator[None, N
             raise undecodable(error, path) from error
         if is_long:
             yield
-        check_parts(array, path, TURN_PARTS)
+        yield from parts_in_steps(array, path, TURN_PARTS)
         try:
             members = _plain_turns(array)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # nested or invalid: check each value

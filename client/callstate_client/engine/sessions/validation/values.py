@@ -1,10 +1,8 @@
-"""Any JSON, such as that of unknown members, which are passed through: how much there is of it, and whether it can
-be written again."""
+"""Any JSON, such as that of unknown members, which are passed through: whether it can be written again."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +10,16 @@ from msgspec import Raw
 
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
 from callstate_client.engine.sessions.json_steps import without_long_strings
-from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError
+from callstate_client.engine.sessions.steps import finished
+from callstate_client.engine.sessions.validation.parts import (
+    BACKSLASH,
+    DIGITS_TO_0,
+    LONG_INTEGER,
+    check_parts,
+    has_long_integer,
+    parts_in_steps,
+)
+from callstate_client.errors import InvalidParamsError, ParseError
 from callstate_client.model.go_json import INT64_MAX, INT64_MIN, join_members
 from callstate_client.protocol.params import MAX_DEPTH
 
@@ -22,62 +29,10 @@ HEAD_PARTS: Final = 10_000
 LONG_BYTES: Final = 64 * 1024
 """Longer values are checked in steps: of a megabyte, each takes one to five milliseconds."""
 
-MANY_QUOTES: Final = 20_000
-"""Texts with more are not split at them."""
-
-DIGITS_TO_0: Final = bytes.maketrans(b"123456789", b"000000000")
-"""For `bytes.translate`: of all digits then only 0 is left, so that a number or a time can be found by its form."""
-
-_NO_MARKS: Final = bytes(set(range(256)) - set(b"{[:,"))
-
-_LONG: Final = b"0" * 19
-"""The fewest digits of an integer beyond 64 bits."""
-
-BACKSLASH: Final = ord("\\")
-"""Searched for before an escape: one byte is found ten times as fast as several, and few turns have any."""
+NODES_A_STEP: Final = 5000
+"""Values checked in one step once they are decoded."""
 
 _any = msgspec.json.decode
-
-
-def check_parts(data: bytes | Raw, path: str, most: int) -> None:
-    """Refuse JSON of too many objects, arrays and members, before it is decoded.
-
-    Raises:
-        TooLargeError: there are more than `most`.
-    """
-    text = bytes(data)
-    if len(text) <= most or _parts(_bare(text)) <= most:
-        return
-    # of the beginning first, as removing strings takes long: most of what is refused has too many there
-    if count_parts(text[: 16 * most]) > most or count_parts(text) > most:
-        raise TooLargeError(f"more than {most} objects, arrays and members at {path}")
-
-
-def count_parts(text: bytes) -> int:
-    """How many objects, arrays and members there are in a JSON text, which may be cut off; ten numbers of an array
-    count as one."""
-    return _parts(_without_strings(text))
-
-
-def _bare(text: bytes) -> bytes:
-    """A JSON text without its strings, where they are found at once; else the text as it is."""
-    if len(text) < LONG_BYTES or BACKSLASH in text or text.count(b'"') > MANY_QUOTES:
-        return text
-    return b"".join(text.split(b'"')[::2])
-
-
-def _without_strings(text: bytes) -> bytes:
-    """A JSON text, perhaps cut off, without its strings."""
-    if BACKSLASH in text:  # only strings have any: an escaped quote ends none
-        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return b"".join(text.split(b'"')[::2])
-
-
-def _parts(text: bytes) -> int:
-    """As `count_parts`, at most, as some of these characters may be text."""
-    marks = text.translate(None, _NO_MARKS)  # in one pass: there are few of them
-    commas = marks.count(b",")
-    return len(marks) - commas + commas // 10
 
 
 def check_json(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PARTS) -> Any:
@@ -102,11 +57,12 @@ def json_in_steps(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PAR
     text = bytes(data)
     if len(text) <= LONG_BYTES:
         return check_json(text, path, depth, most)
-    check_parts(text, path, most)
-    yield
+    yield from parts_in_steps(text, path, most)
+    has_long = yield from has_long_integer(text)
     value = _decoded(text, path)
     yield
-    return _checked(_bare(text), value, path, depth)
+    yield from _check_nodes(value, path, depth, integers=has_long)
+    return value
 
 
 def shortened_in_steps(data: bytes | Raw, path: str) -> Generator[None, None, bytes]:
@@ -134,25 +90,31 @@ def _decoded(text: bytes, path: str) -> Any:
 
 
 def _checked(text: bytes, value: Any, path: str, depth: int) -> Any:
-    """Check a decoded value; `text`: its JSON, perhaps without the strings."""
+    """Check a decoded value, whose JSON this is."""
     containers = text.count(b"{") + text.count(b"[")  # at most: some may be text
-    has_long = _LONG in text.translate(DIGITS_TO_0)
+    has_long = LONG_INTEGER in text.translate(DIGITS_TO_0)
     if containers > MAX_DEPTH - depth or has_long:  # else too few to be nested too deep, and no number that long
-        _check_nodes(value, path, depth, integers=has_long)
+        finished(_check_nodes(value, path, depth, integers=has_long))
     return value
 
 
-def _check_nodes(value: Any, path: str, depth: int, *, integers: bool) -> None:
-    """Check nesting and, if asked, integers, level by level."""
+def _check_nodes(value: Any, path: str, depth: int, *, integers: bool) -> Generator[None]:
+    """Check nesting and, if asked, integers, level by level, in steps."""
     level = [value]
     while level:
-        if integers and any(type(node) is int and not INT64_MIN <= node <= INT64_MAX for node in level):
-            raise InvalidParamsError(f"an integer beyond 64 bits at {path}", path=path, expected="int64")
-        containers = [node for node in level if type(node) is dict or type(node) is list]
-        if containers and depth >= MAX_DEPTH:
-            raise ParseError(f"nested deeper than {MAX_DEPTH} at {path}", path=path)
-        below = chain.from_iterable(node.values() if type(node) is dict else node for node in containers)
-        level = list(below) if integers else [node for node in below if type(node) is dict or type(node) is list]
+        below: list[Any] = []
+        for start in range(0, len(level), NODES_A_STEP):
+            if start:
+                yield
+            nodes = level[start : start + NODES_A_STEP]
+            if integers and any(type(node) is int and not INT64_MIN <= node <= INT64_MAX for node in nodes):
+                raise InvalidParamsError(f"an integer beyond 64 bits at {path}", path=path, expected="int64")
+            containers = [node for node in nodes if type(node) is dict or type(node) is list]
+            if containers and depth >= MAX_DEPTH:
+                raise ParseError(f"nested deeper than {MAX_DEPTH} at {path}", path=path)
+            for node in containers:
+                below += node.values() if type(node) is dict else node
+        level = below if integers else [node for node in below if type(node) is dict or type(node) is list]
         depth += 1
 
 
