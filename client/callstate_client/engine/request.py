@@ -6,6 +6,7 @@ A line that is not UTF-8, not JSON or not a request is refused, with the request
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,14 @@ class _IdOnly(Struct):
 
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
 _skip_json = msgspec.json.Decoder(msgspec.Raw).decode
+
+_START_BYTES: Final = 256
+"""How far into a line an id is looked for that is not decoded."""
+
+_ID_AT_START: Final = re.compile(
+    rb'\s*{\s*(?:"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*,\s*)*'  # what may come before it
+    rb'"id"\s*:\s*(-?\d{1,18}|"[!#-\[\]-~ ]*")\s*,'
+)
 
 
 class DecodedRequest(Struct, gc=False):
@@ -109,24 +118,35 @@ def _refused(line: bytes, error: Exception) -> BadRequest:
         return BadRequest(NULL_ID, ParseError(f"not UTF-8: {error.reason} at byte {error.start}"))
     if isinstance(error, msgspec.ValidationError):
         try:
-            _skip_json(line)  # the decoder stopped at the first invalid member; the rest may not even be JSON
+            request_id = _id_of(line)  # the decoder stopped at the first invalid member
         except (ValueError, RecursionError) as broken:
             return _refused(line, broken)
         reason = str(error)
         if "unknown field" in reason:  # its name may be a caller's data, and errors get into logs
             reason = "it has a member other than jsonrpc, id, method and params"
-        return BadRequest(_id_of(line), InvalidRequestError(f"not a JSON-RPC 2.0 request: {reason}"))
+        return BadRequest(request_id, InvalidRequestError(f"not a JSON-RPC 2.0 request: {reason}"))
     if isinstance(error, RecursionError):
         return BadRequest(NULL_ID, ParseError("nested too deep"))
     return BadRequest(NULL_ID, ParseError(str(error)))
 
 
 def _id_of(line: bytes) -> bytes:
-    """The id for the reply to a bad request: null unless the line is an object with a usable one."""
+    """The id for the reply to a bad request: null unless the line is an object with a usable one.
+
+    Raises:
+        ValueError, RecursionError: the line is not even JSON.
+    """
     try:
         return encode_json(_decode_id(line).id)
-    except (ValueError, RecursionError):
+    except msgspec.ValidationError:
+        _skip_json(line)
         return NULL_ID
+
+
+def id_at_start(line: bytes) -> bytes:
+    """The id of a request that is refused without being read; null if it is not where most clients send it."""
+    found = _ID_AT_START.match(line[:_START_BYTES])
+    return NULL_ID if found is None else found[1]
 
 
 def result_line(request_id: bytes, result: bytes) -> bytes:

@@ -25,6 +25,7 @@ from callstate_client.engine.request import (
     BadRequest,
     DecodedRequest,
     error_line,
+    id_at_start,
     long_line,
     read_long_request,
     read_request,
@@ -49,6 +50,7 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.admission import RESERVE_VERBS, Place
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.connections import Connections
+from callstate_sidecar.serving.dense_lines import MAX_VALUES, DenseLine, may_be_dense
 from callstate_sidecar.serving.fair_queue import SHARE_S, FairQueue, Member
 from callstate_sidecar.serving.group_commit import GroupCommit
 from callstate_sidecar.serving.rates import RequestRates
@@ -193,7 +195,22 @@ class Server:
         if line is None:
             too_large = TooLargeError(f"the line passes limits.line_bytes ({connection.line_bytes})")
             self._refuse(connection, NULL_ID, too_large)
-            return
+        elif may_be_dense(line):
+            self._begin_waiting(connection)
+            DenseLine(connection, line, self)
+        else:
+            self._read(connection, line)
+
+    def counted(self, connection: ClientConnection, line: bytes, *, is_dense: bool) -> None:
+        """Go on with a line that might have had too many values."""
+        self._end_waiting(connection)
+        if is_dense:
+            dense = TooLargeError(f"the line has more than {MAX_VALUES} objects, arrays, strings and other values")
+            self._refuse(connection, id_at_start(line), dense)
+        else:
+            self._read(connection, line)
+
+    def _read(self, connection: ClientConnection, line: bytes) -> None:
         try:
             request = read_request(line) if len(line) < MIN_BYTES else read_long_request(line, self._table)
         except BadRequest as refused:

@@ -53,8 +53,10 @@ def cut(table: SessionTable, line: bytes) -> bytes | None:
         return None
     start = found + len(_SAVE)
     session = table.sessions.get(line[start : line.find(b'"', start)].decode("ascii", "replace"))
+    if session is None:
+        return None
     at = line.find(_HISTORY, start) + len(_HISTORY)
-    if session is None or at < len(_HISTORY):
+    if at < len(_HISTORY):
         return None
     end = session.doc.repeated(line, at)
     if end == at or line[end : end + 1] not in (b",", b"]"):

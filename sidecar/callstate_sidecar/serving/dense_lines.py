@@ -1,0 +1,113 @@
+"""Lines with so many values in so few bytes that they would take the JSON decoder milliseconds.
+
+A megabyte of `[],` has as many values as a hundred megabytes of conversations. A line that looks like that, by a
+sample of it, is counted before it is read, in steps, as brackets and commas may be text; if it has too many values,
+it is refused.
+"""
+
+from __future__ import annotations
+
+import random
+from time import monotonic
+from typing import Final, Protocol
+
+from callstate_client.engine.sessions.validation.parts import running_marks
+from callstate_sidecar.serving.connection import ClientConnection
+from callstate_sidecar.serving.fair_queue import SHARE_S, Member
+
+LONG_BYTES: Final = 128 * 1024
+"""A shorter line takes less than a millisecond, whatever it is made of."""
+
+MAX_VALUES: Final = 200_000
+"""Objects, arrays, strings (names of members, too) and pairs of other values in one line: they take the decoder up
+to a millisecond. As many turns as one request may have, 20,000, have 130,000."""
+
+SUSPECTED: Final = 0.75
+"""A line is counted if it seems to have this share of MAX_VALUES: a sample may be a quarter wrong."""
+
+SAMPLE_BYTES: Final = 1024
+"""Looked at in each SAMPLED_BYTES of a line: to look at all of it would take as long as to read it."""
+
+SAMPLED_BYTES: Final = 32 * 1024
+
+_OTHERS: Final = bytes(set(range(256)) - set(b'"{[,'))
+
+
+def may_be_dense(line: bytes) -> bool:
+    """Whether a line seems to have too many values, be it in its texts. The places of the sample are random, as a
+    line could be made to look well at known ones."""
+    if len(line) < LONG_BYTES:
+        return False
+    room = SAMPLED_BYTES - SAMPLE_BYTES
+    places = [start + random.randrange(room) for start in range(0, len(line), SAMPLED_BYTES)]
+    sample = b"".join([line[at : at + SAMPLE_BYTES] for at in places])
+    marks = sample.translate(None, _OTHERS)
+    values = (len(marks) + marks.count(b"[") + marks.count(b"{")) / 2
+    return values * len(line) > SUSPECTED * MAX_VALUES * len(sample)
+
+
+class Counted(Protocol):
+    """Who gets a line once it is counted: the server."""
+
+    @property
+    def untold(self) -> bool:
+        """Whether requests that have waited for the store may be about to run."""
+        ...
+
+    def counted(self, connection: ClientConnection, line: bytes, *, is_dense: bool) -> None:
+        """It is counted, and has too many values or not."""
+        ...
+
+
+class DenseLine:
+    """A line that is counted, in its connection's share of each turn of the loop; those behind it wait.
+
+    Args:
+        connection: whose line it is.
+        line: the line.
+        server: gets it in the end.
+    """
+
+    __slots__ = ("_connection", "_line", "_marks", "_server")
+
+    def __init__(self, connection: ClientConnection, line: bytes, server: Counted) -> None:
+        self._connection = connection
+        self._line = line
+        self._server = server
+        self._marks = running_marks(line)
+        connection.busy += 1
+        connection.queue.add(self)
+
+    @property
+    def member(self) -> Member:
+        """The connection, as its time is counted."""
+        return self._connection.member
+
+    def serve(self) -> None:
+        """Count some of it."""
+        connection = self._connection
+        began = monotonic()
+        if connection.is_behind or self._server.untold:  # a request that was sent earlier runs first
+            connection.queue.served(0.0)
+            connection.queue.add(self)
+            return
+        try:
+            self._count(began + SHARE_S)
+        finally:
+            connection.queue.served(monotonic() - began)
+
+    def _count(self, until: float) -> None:
+        for marks in self._marks:
+            if marks.containers + marks.strings + marks.commas // 2 > MAX_VALUES:
+                self._end(is_dense=True)
+                return
+            if monotonic() > until:
+                self._connection.queue.add(self)
+                return
+        self._end(is_dense=False)
+
+    def _end(self, *, is_dense: bool) -> None:
+        connection = self._connection
+        connection.busy -= 1
+        connection.serve_soon()
+        self._server.counted(connection, self._line, is_dense=is_dense)
