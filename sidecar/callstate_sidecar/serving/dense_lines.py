@@ -34,10 +34,8 @@ _OTHERS: Final = bytes(set(range(256)) - set(b'"{[,'))
 
 
 def may_be_dense(line: bytes) -> bool:
-    """Whether a line seems to have too many values, be it in its texts. The places of the sample are random, as a
-    line could be made to look well at known ones."""
-    if len(line) < LONG_BYTES:
-        return False
+    """Whether a line of at least LONG_BYTES seems to have too many values, be it in its texts. The places of the
+    sample are random, as a line could be made to look well at known ones."""
     room = SAMPLED_BYTES - SAMPLE_BYTES
     places = [start + random.randrange(room) for start in range(0, len(line), SAMPLED_BYTES)]
     sample = b"".join([line[at : at + SAMPLE_BYTES] for at in places])

@@ -50,7 +50,7 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.admission import RESERVE_VERBS, Place
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.connections import Connections
-from callstate_sidecar.serving.dense_lines import MAX_VALUES, DenseLine, may_be_dense
+from callstate_sidecar.serving.dense_lines import LONG_BYTES, MAX_VALUES, DenseLine, may_be_dense
 from callstate_sidecar.serving.fair_queue import SHARE_S, FairQueue, Member
 from callstate_sidecar.serving.group_commit import GroupCommit
 from callstate_sidecar.serving.rates import RequestRates
@@ -190,27 +190,16 @@ class Server:
 
     # -- a line ---------------------------------------------------------------------------------------------
 
-    def handle(self, connection: ClientConnection, line: bytes | None) -> None:
-        """Serve one line; None: one that was too long."""
+    def handle(self, connection: ClientConnection, line: bytes | None, *, is_counted: bool = False) -> None:
+        """Serve one line; None: one that was too long. `is_counted`: it has not too many values."""
         if line is None:
             too_large = TooLargeError(f"the line passes limits.line_bytes ({connection.line_bytes})")
             self._refuse(connection, NULL_ID, too_large)
-        elif may_be_dense(line):
+            return
+        if len(line) >= LONG_BYTES and not is_counted and may_be_dense(line):
             self._begin_waiting(connection)
             DenseLine(connection, line, self)
-        else:
-            self._read(connection, line)
-
-    def counted(self, connection: ClientConnection, line: bytes, *, is_dense: bool) -> None:
-        """Go on with a line that might have had too many values."""
-        self._end_waiting(connection)
-        if is_dense:
-            dense = TooLargeError(f"the line has more than {MAX_VALUES} objects, arrays, strings and other values")
-            self._refuse(connection, id_at_start(line), dense)
-        else:
-            self._read(connection, line)
-
-    def _read(self, connection: ClientConnection, line: bytes) -> None:
+            return
         try:
             request = read_request(line) if len(line) < MIN_BYTES else read_long_request(line, self._table)
         except BadRequest as refused:
@@ -233,6 +222,15 @@ class Server:
         self._metrics.count_error(error.kind)
         if request_id is not None:
             connection.send(error_line(request_id, error))
+
+    def counted(self, connection: ClientConnection, line: bytes, *, is_dense: bool) -> None:
+        """Go on with a line that might have had too many values."""
+        self._end_waiting(connection)
+        if is_dense:
+            dense = TooLargeError(f"the line has more than {MAX_VALUES} objects, arrays, strings and other values")
+            self._refuse(connection, id_at_start(line), dense)
+        else:
+            self.handle(connection, line, is_counted=True)
 
     # -- a request ---------------------------------------------------------------------------------------------
 
