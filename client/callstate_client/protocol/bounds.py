@@ -25,7 +25,7 @@ MAX_HISTORY_LIMIT: Final = 1_000_000_000
 MAX_HEARTBEAT_IDS: Final = 10_000
 """Sessions that one heartbeat may name: the client sends 2,000 at most."""
 
-MAX_FLUSH_IDS: Final = 50_000
+MAX_FLUSH_IDS: Final = 20_000
 """Sessions that one flush may name, more than a host has calls: decoded at once, and then looked at in slices."""
 
 MAX_RETRY_IDS: Final = 1000

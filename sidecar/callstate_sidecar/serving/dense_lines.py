@@ -18,12 +18,12 @@ from callstate_sidecar.serving.fair_queue import SHARE_S, Member
 LONG_BYTES: Final = 128 * 1024
 """A shorter line takes less than a millisecond, whatever it is made of."""
 
-MAX_VALUES: Final = 200_000
+MAX_VALUES: Final = 150_000
 """Objects, arrays, strings (names of members, too) and pairs of other values in one line: they take the decoder up
-to a millisecond. As many turns as one request may have, 20,000, have 130,000."""
+to a millisecond. The turns that fit in a line have at most 140,000, be they few with many members or 20,000."""
 
-SUSPECTED: Final = 0.75
-"""A line is counted if it seems to have this share of MAX_VALUES: a sample may be a quarter wrong."""
+SUSPECTED: Final = 0.9
+"""A line is counted if it seems to have this share of MAX_VALUES: a sample is not exact."""
 
 SAMPLE_BYTES: Final = 1024
 """Looked at in each SAMPLED_BYTES of a line: to look at all of it would take as long as to read it."""

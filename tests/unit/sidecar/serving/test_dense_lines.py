@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from callstate_client.engine.sessions.many_turns import MOST_TURNS
+from callstate_client.engine.sessions.validation.parts import count_parts
+from callstate_client.engine.sessions.validation.turns import TURNS_PARTS
 from callstate_client.engine.user import User
 from callstate_sidecar.serving import dense_lines, server
 from callstate_sidecar.serving.dense_lines import MAX_VALUES, may_be_dense
@@ -44,7 +47,7 @@ def test_tiny_values_look_dense(item: bytes) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        array(b'{"role":"user","content":"x","timestamp":"2026-01-01T00:00:00Z"}'),
+        array(b'{"role":"user","content":"hello, and you?","timestamp":"2026-01-01T00:00:00Z"}'),
         b'"%b"' % (b"I said, [sighs], that it is 1,000 {or more}. " * 22_000),
         array(b"1.5e3"),
     ],
@@ -54,9 +57,17 @@ def test_what_is_usual_does_not(text: bytes) -> None:
     assert not may_be_dense(SAVE % (1, text))
 
 
-def test_the_turns_that_a_request_may_have_are_not_too_many() -> None:
-    turn = b'{"role":"user","content":"hi, you","timestamp":"2026-01-01T00:00:00Z","duration_ms":1}'
-    *_, marks = dense_lines.running_marks(b",".join([turn] * 20_000))
+@pytest.mark.parametrize(
+    "turn",
+    [
+        b'{"role":"user","content":"hi, you"}',
+        b'{"role":"user","content":"hi, you","timestamp":"2026-01-01T00:00:00Z","duration_ms":1}',
+        b'{"role":"tool","content":"","tool_calls":[{"id":"call_1","name":"look_up","arguments":{"a":1}}]}',
+    ],
+)
+def test_the_turns_that_a_request_may_have_are_not_too_many(turn: bytes) -> None:
+    fit = min(MOST_TURNS, 2**20 // (len(turn) + 1), TURNS_PARTS // count_parts(turn))
+    *_, marks = dense_lines.running_marks(b",".join([turn] * fit))
     assert marks.containers + marks.strings + marks.commas // 2 < MAX_VALUES
 
 
@@ -87,7 +98,7 @@ async def test_it_is_refused_unread_and_others_are_served_meanwhile(monkeypatch:
     assert pings > 5
     error = flooder.replies[7]["error"]
     assert error["data"]["kind"] == "too_large"
-    assert "200000 objects, arrays" in error["message"]
+    assert "150000 objects, arrays" in error["message"]
     assert not read
     assert (await reply(flooder, flooder.send(("server.ping", {}))[0]))["result"] == {}
 
