@@ -18,9 +18,9 @@ from callstate_sidecar.serving.fair_queue import SHARE_S, Member
 LONG_BYTES: Final = 128 * 1024
 """A shorter line takes less than a millisecond, whatever it is made of."""
 
-MAX_VALUES: Final = 150_000
+MAX_VALUES: Final = 160_000
 """Objects, arrays, strings (names of members, too) and pairs of other values in one line: they take the decoder up
-to a millisecond. The turns that fit in a line have at most 140,000, be they few with many members or 20,000."""
+to a millisecond. The turns that fit in a line have less, be they few with many members or 20,000."""
 
 SUSPECTED: Final = 0.9
 """A line is counted if it seems to have this share of MAX_VALUES: a sample is not exact."""
