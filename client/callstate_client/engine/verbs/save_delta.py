@@ -30,8 +30,11 @@ _SAVE_WITHIN: Final = 100
 """How far into a line its id, method and session are looked for."""
 
 _NAME: Final = b'"history"'
-_HISTORY: Final = b'"history":['
-"""In a text its quotes would be escaped, so this is a member, of the session or of something in it."""
+_HISTORY: Final = b'history":['
+"""In a text its quote would be escaped, so this ends the name of a member, of the session or of something in it. It
+is looked for without the first quote, which takes a quarter of the time in a text that is full of them."""
+
+_MEMBER: Final = b'"' + _HISTORY
 
 
 class Extending(Struct, gc=False):
@@ -56,14 +59,14 @@ def cut(table: SessionTable, line: bytes) -> bytes | None:
     if session is None:
         return None
     at = line.find(_HISTORY, start) + len(_HISTORY)
-    if at < len(_HISTORY):
+    if at < len(_HISTORY) or not line.endswith(_MEMBER, start, at):
         return None
     end = session.doc.repeated(line, at)
     if end == at or line[end : end + 1] not in (b",", b"]"):
         return None
     before, behind = line[:at], line[end:]
     # Is it the session's own history? Nothing else may have that name, whatever spaces or escapes are around.
-    if _NAME in line[: at - len(_HISTORY)] or _NAME in behind or b"\\u" in before or b"\\u" in behind:
+    if _NAME in line[: at - len(_MEMBER)] or _NAME in behind or b"\\u" in before or b"\\u" in behind:
         return None
     return b"%b%b%b" % (before, MARK, behind)
 

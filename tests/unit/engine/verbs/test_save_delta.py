@@ -94,6 +94,7 @@ WHOLE = {
     "twice, first with spaces": line(b'%b,"history" :[0],"history":[%b]' % (HEAD, KEPT)),
     "twice, last with spaces": line(b'%b,"history":[%b],"history" :[0]' % (HEAD, KEPT)),
     "another's alone": line(b'%b,"recovery_data":{"history":[%b]}' % (HEAD, KEPT)),
+    "a name that ends alike": line(b'%b,"recovery_data":{"prehistory":[%b]},"history":[%b]' % (HEAD, KEPT, KEPT)),
     "a mark": with_history(b"0"),
     "a mark and a turn": with_history(b"0," + NEW + b" " * 1000),
     "spaces": with_history(KEPT).replace(b'"history":', b'"history" :'),
