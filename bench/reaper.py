@@ -52,7 +52,7 @@ class Reapable:
             engine.tx.create(session)
             session.next_version(self._clock.wall_us())
             session.journaled = True
-            liveness.watch(session.id, self._began + (FAR_S if number >= due else 0.0))
+            liveness.watch(session, self._began + (FAR_S if number >= due else 0.0))
         engine.tx.commit()  # otherwise the first tick that changes something would pay for discarding this undo log
 
     def idle_tick_s(self, ticks: int) -> float:

@@ -194,7 +194,7 @@ class Reconciler:
         ctx = self._ctx
         ctx.events.note("deleted", ctx.now_us(), session, reason=reason)
         ctx.tx.forget(session, version)
-        ctx.liveness.forget(session.id)
+        ctx.liveness.forget(session)
         ctx.decide_departure(session.id)
 
     # -- sessions -----------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Reconciler:
         if session.ended and before != session.doc.status:
             session.change_facts(status_before=before, ended_reason=OPERATOR, ended_us=now_us)
             ctx.lift(session)
-            ctx.liveness.keep(session.id, ctx.clock.live())
+            ctx.liveness.keep(session, ctx.clock.live())
             ctx.events.note("ended", now_us, session, reason=OPERATOR)
         else:
             ctx.events.note("recovered", now_us, session, reason=FOREIGN)
@@ -297,7 +297,7 @@ class Reconciler:
         ctx = self._ctx
         if session.ended:
             ctx.lift(session)
-            ctx.liveness.keep(session.id, ctx.clock.live())
+            ctx.liveness.keep(session, ctx.clock.live())
         elif was_ended:
             ctx.watch(INTERNAL, session)
         elif timeouts != (session.facts.heartbeat_timeout_s, session.facts.max_duration_s):

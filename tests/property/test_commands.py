@@ -104,7 +104,7 @@ class CoreMachine(RuleBasedStateMachine):
             core.memory.rows, core.memory.active = before.memory.rows, before.memory.active
         all_dirty(table, core.clock.mono())
         for session in core.table.sessions.values():
-            (core.liveness.keep if session.ended else core.liveness.watch)(session.id, core.clock.live())
+            (core.liveness.keep if session.ended else core.liveness.watch)(session, core.clock.live())
         self.core, self.peer = core, FakeClient(core)
 
     @rule()
@@ -364,7 +364,7 @@ class CoreMachine(RuleBasedStateMachine):
             doc = session.doc.to_json(session.doc.updated_us)
             loaded = {"session": msgspec.json.decode(doc), "turn_count": session.doc.turn_count}
             self.same(loaded | {"version": session.version}, self.model[session_id])
-            assert self.core.liveness.phase(session_id) is not None
+            assert self.core.phase(session_id) is not None
         assert len(self.core.liveness) == len(table.sessions)
 
     @invariant()

@@ -8,8 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from callstate_client.engine.liveness import Evidence, Liveness, Phase
+from callstate_client.engine.phases import Evidence, Phase
 from support.budget import examples
+from support.named_liveness import NamedLiveness
 
 IDS = st.sampled_from([f"s{i}" for i in range(8)])
 TIMEOUTS = st.sampled_from([None, 2.0, 5.0, 30.0])
@@ -37,7 +38,7 @@ class LivenessMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.now = 1000.0
-        self.watch = Liveness(SPANS_S[Phase.LIVE], SPANS_S[Phase.SUSPECT], SPANS_S[Phase.ENDED])
+        self.watch = NamedLiveness(SPANS_S[Phase.LIVE], SPANS_S[Phase.SUSPECT], SPANS_S[Phase.ENDED])
         self.model: dict[str, Plain] = {}
 
     def live(self, session_id: str, timeout_s: float | None) -> None:
@@ -127,7 +128,7 @@ class LivenessMachine(RuleBasedStateMachine):
     def no_queue_is_left_behind(self) -> None:
         """A queue a span: one for each timeout anybody ever asked for would be a leak."""
         spans = {known.span_s for known in self.model.values() if known.phase is Phase.LIVE}
-        assert self.watch._live.keys() == spans
+        assert self.watch.spans == spans
 
 
 TestLiveness = LivenessMachine.TestCase

@@ -19,6 +19,7 @@ from msgspec import Raw, structs
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, InternalCaller, NotCached, NotOurs
 from callstate_client.engine.long_result import Result
+from callstate_client.engine.phases import Phase
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.parts import NotJournaled
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
@@ -280,6 +281,11 @@ class Core:
     def session(self, session_id: str) -> Session:
         """A session in memory."""
         return self.table.sessions[session_id]
+
+    def phase(self, session_id: str) -> Phase | None:
+        """The phase of a session; None: it is not in memory, or not watched."""
+        session = self.table.sessions.get(session_id)
+        return None if session is None else self.liveness.phase(session)
 
     def connection(self) -> ClientConnection:
         """The daemon's end of a new connection."""

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_client.engine.process import Gone, Process
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.reaper import SESSIONS_A_SLICE
@@ -271,7 +271,7 @@ class CoreHarness:
 
     def phase(self, session_id: str) -> Phase | None:
         """The phase of a session."""
-        return self.core.liveness.phase(session_id)
+        return self.core.phase(session_id)
 
     def ownership(self, session_id: str) -> tuple[str, int, str]:
         """Owner, epoch, and why the session is an orphan, if it is one."""
@@ -293,7 +293,7 @@ class CoreHarness:
             if session.facts.owner:
                 owned.setdefault(session.facts.owner, set()).add(session.id)
             assert not (session.facts.owner and session.facts.orphan), "an orphan with an owner"
-            phase = liveness.phase(session.id)
+            phase = liveness.phase(session)
             assert (phase is Phase.ENDED) is session.ended
             assert (phase is Phase.SUSPECT) is bool(session.suspected)
             assert not session.facts.reaped or session.ended
@@ -307,9 +307,9 @@ class CoreHarness:
             assert {*table.index.orphans.having({name: value})} == having & {*table.index.orphans}
         assert table.index.by_status == statuses
         assert len(liveness) == len(table.sessions)
-        queued = [*(i for queue in liveness._live.values() for i in queue.order)]
-        queued += [*liveness._suspects.order, *liveness._ended.order]
-        assert sorted(queued) == sorted(table.sessions), "each session is in one phase"
+        queued = [(session.id, queue) for queue in liveness._queues() for session in queue.order]
+        queues = [(session.id, session.queue) for session in sessions]
+        assert sorted(queued) == sorted(queues), "each session is in one phase"
 
     def check_replay(self) -> None:
         """Assert that the journal alone restores the state."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from callstate_client.engine.events import Events
 from callstate_client.engine.flush_queue import FlushQueue
-from callstate_client.engine.liveness import Evidence, Liveness
+from callstate_client.engine.liveness import Liveness
+from callstate_client.engine.phases import Evidence
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.records import HistoryMode, Record, TurnsRecord
@@ -95,11 +96,11 @@ class TableHarness:
     def watch(self, session: Session) -> None:
         """Start the session's timeout anew: its grace period, if it is a suspect."""
         if session.ended:
-            self.liveness.keep(session.id, 0.0)
+            self.liveness.keep(session, 0.0)
             return
-        self.liveness.watch(session.id, 0.0)
+        self.liveness.watch(session, 0.0)
         if session.suspected:
-            self.liveness.learn(session.id, Evidence.SILENCE, 0.0, labels=session.facts.labels)
+            self.liveness.learn(session, Evidence.SILENCE, 0.0, labels=session.facts.labels)
 
     def rollback(self) -> None:
         """Undo the open group, as when the journal can't be written."""

@@ -203,7 +203,7 @@ class WriterMachine(RuleBasedStateMachine):
             core.logged = [*before.logged]
             for session in table.sessions.values():
                 if session.ended:
-                    core.liveness.keep(session.id, core.clock.live())
+                    core.liveness.keep(session, core.clock.live())
                 else:
                     core.ctx.watch(INTERNAL, session)
             return core

@@ -40,7 +40,9 @@ CLIENT = {
 }
 ENGINE = {
     "user": "",
-    "sessions": "reasons user",
+    "phases": "",
+    "evidence_queue": "phases",
+    "sessions": "reasons user evidence_queue",
     "hot_bytes": "",
     "numbered_order": "",
     "growing_dict": "numbered_order",
@@ -53,7 +55,7 @@ ENGINE = {
     "reasons": "",
     "deadlines": "growing_dict",
     "span_classes": "",
-    "liveness": "table deadlines span_classes",
+    "liveness": "sessions table phases evidence_queue deadlines span_classes",
     "event_line": "user",
     "event_ring": "hot_bytes",
     "missed_events": "event_line event_ring",
@@ -63,9 +65,10 @@ ENGINE = {
     "flush_batch": "sessions",
     "flush_queue": "flush_batch sessions table transaction",
     "workers": "user sessions table growing_dict process interfaces events clock reasons transaction",
-    "rules": "user sessions reasons table clock hot_bytes limits interfaces events liveness workers transaction",
-    "verbs": "user sessions table clock limits long_result reasons interfaces events liveness rules",
-    "expiry": "sessions reasons interfaces liveness rules verbs",
+    "rules": "user sessions reasons table clock hot_bytes limits interfaces events liveness phases workers "
+    "transaction",
+    "verbs": "user sessions table clock limits long_result reasons interfaces events liveness phases rules",
+    "expiry": "sessions reasons interfaces phases rules verbs",
     "eviction": "rules",
     "engine": "sessions table process clock limits long_result interfaces events liveness workers rules verbs "
     "expiry eviction transaction flush_queue",

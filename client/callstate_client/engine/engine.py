@@ -95,7 +95,7 @@ class Engine:
         now = self._clock.live()
         for session in self.table.sessions.values():
             if session.ended:
-                self.liveness.keep(session.id, now)
+                self.liveness.keep(session, now)
             else:
                 self.ctx.watch(INTERNAL, session)
                 session.restored = True

@@ -46,13 +46,12 @@ class Eviction:
         if not self.under_way:
             return 0
         evicted = 0
-        for session_id in [*islice(ctx.liveness.ended, most + MOST_PASSED_OVER)]:
-            session = ctx.table.sessions[session_id]
+        for session in [*islice(ctx.liveness.ended, most + MOST_PASSED_OVER)]:
             if ctx.table.is_stored(session):
                 ctx.evict(session)
                 evicted += 1
             elif session.quarantined:
-                ctx.liveness.keep(session_id, ctx.clock.live())  # it stays, and does not hide the others
+                ctx.liveness.keep(session, ctx.clock.live())  # it stays, and does not hide the others
             if evicted >= most or hot.total <= bound * EVICT_TO or is_late():
                 break
         return evicted

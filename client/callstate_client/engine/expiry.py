@@ -20,7 +20,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from callstate_client.engine.interfaces import INTERNAL
-from callstate_client.engine.liveness import TRANSITIONS, Evidence, Phase
+from callstate_client.engine.phases import TRANSITIONS, Evidence, Phase
 from callstate_client.engine.reasons import DISCONNECTED, EXITED, OVERTIME, POISONED, SILENT
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.handovers import counted_hold, is_poison
@@ -60,9 +60,9 @@ class Expiry:
             most: at most this many; None: all.
         """
         done = Verdicts()
-        for session_id, phase, evidence in islice(self._ctx.liveness.due(now), most):
+        for session, phase, evidence in islice(self._ctx.liveness.due(now), most):
             done.sessions += 1
-            self._act(session_id, phase, evidence, now, done)
+            self._act(session, phase, evidence, now, done)
         return done
 
     def depart(self, now: float, most: int | None) -> Verdicts:
@@ -87,24 +87,23 @@ class Expiry:
         ctx.tx.observe_hold(session, counted_hold(session, ctx.now_us(), crashed=True))
         if poisoned:
             self._reap(session, POISONED, done)
-        elif ctx.liveness.phase(session_id) is Phase.LIVE:
-            self._act(session_id, Phase.LIVE, Evidence.EXIT, now, done)
+        elif ctx.liveness.phase(session) is Phase.LIVE:
+            self._act(session, Phase.LIVE, Evidence.EXIT, now, done)
         elif session.suspected != EXITED:  # silent before; another process of this id will get another epoch
             self._tell_suspect(session, Evidence.EXIT, now)
 
-    def _act(self, session_id: str, phase: Phase, evidence: Evidence, now: float, done: Verdicts) -> None:
+    def _act(self, session: Session, phase: Phase, evidence: Evidence, now: float, done: Verdicts) -> None:
         ctx = self._ctx
         after = TRANSITIONS[phase, evidence]
-        session = ctx.table.sessions[session_id]
         if after is Phase.SUSPECT:
-            ctx.liveness.learn(session_id, evidence, now, labels=session.facts.labels)
+            ctx.liveness.learn(session, evidence, now, labels=session.facts.labels)
             ctx.mark_stale(session)
             self._tell_suspect(session, evidence, now)
             done.suspected.append(_REASONS[evidence])
         elif after is Phase.ENDED:
             self._reap(session, OVERTIME if evidence is Evidence.OVERTIME else session.suspected or SILENT, done)
         elif not ctx.table.is_stored(session):
-            ctx.liveness.keep(session_id, now)  # it stays hot
+            ctx.liveness.keep(session, now)  # it stays hot
         else:
             ctx.evict(session)
 
@@ -120,5 +119,5 @@ class Expiry:
         now_us = ctx.now_us()
         ctx.events.note(
             "suspect", now_us, session, reason=session.suspected, evidence=evidence.value,
-            deadline_us=now_us + round((ctx.liveness.deadline(session.id) - now) * 1e6),
+            deadline_us=now_us + round((ctx.liveness.deadline(session) - now) * 1e6),
         )  # fmt: skip

@@ -423,8 +423,9 @@ class Transaction:
             table.tombstones.put(session_id, saved.tombstone)
         else:
             table.tombstones.pop(session_id)
-        session = saved.session
-        if table.sessions.get(session_id) is not session:  # deleted, and perhaps replaced
+        session, present = saved.session, table.sessions.get(session_id)
+        if present is not None and present is not session:  # new, or in place of a deleted one
+            self._liveness.forget(present)
             table.drop(session_id)
         if session is not None:
             session.restore(saved.mark or ())
@@ -441,10 +442,8 @@ class Transaction:
         """Restore deadlines, and the places of orphans and suspects in the order of claiming."""
         for suspicion in self._suspicions.values():
             suspicion.session.suspected = suspicion.reason
-        for session_id, saved in reversed(self._saved.items()):
-            if saved.session is None:
-                self._liveness.forget(session_id)
-            else:
+        for saved in reversed(self._saved.values()):
+            if saved.session is not None:
                 self._watch_again(saved.session)
         self._table.index.orphans.move_back(self._orphans)
         places = {session_id: suspicion.place for session_id, suspicion in self._suspicions.items()}

@@ -5,16 +5,29 @@ from __future__ import annotations
 import random
 
 import pytest
+from msgspec import Struct
 
 from callstate_client.engine.deadlines import Deadlines
 
 
-def taken(deadlines: Deadlines) -> list[tuple[float, str]]:
+class Named(Struct, frozen=True):
+    """Something with an id."""
+
+    id: str
+
+
+def first(deadlines: Deadlines[Named]) -> tuple[float, str] | None:
+    """The earliest entry."""
+    found = deadlines.first()
+    return None if found is None else (found[0], found[1].id)
+
+
+def taken(deadlines: Deadlines[Named]) -> list[tuple[float, str]]:
     """All entries, the earliest first."""
     found = []
-    while (first := deadlines.first()) is not None:
-        found.append(first)
-        deadlines.discard(first[1])
+    while (entry := first(deadlines)) is not None:
+        found.append(entry)
+        deadlines.discard(entry[1])
     return found
 
 
@@ -25,7 +38,7 @@ def test_there_is_no_first_of_none() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_the_earliest_is_first_whatever_is_set_changed_and_discarded(seed: int) -> None:
     chance = random.Random(seed)
-    deadlines, model = Deadlines(), dict[str, float]()
+    deadlines, model = Deadlines[Named](), dict[str, float]()
     for _ in range(500):
         name = f"s{chance.randrange(60)}"
         if chance.random() < 0.3:
@@ -33,8 +46,8 @@ def test_the_earliest_is_first_whatever_is_set_changed_and_discarded(seed: int) 
             model.pop(name, None)
         else:
             model[name] = float(chance.randrange(40))
-            deadlines.set(name, model[name])
+            deadlines.set(Named(name), model[name])
         assert len(deadlines) == len(model)
-        assert deadlines.first() == min(((at, name) for name, at in model.items()), default=None)
-    assert {*deadlines.ids} == {*model}
+        assert first(deadlines) == min(((at, name) for name, at in model.items()), default=None)
+    assert {each.id for each in deadlines.all()} == {*model}
     assert taken(deadlines) == sorted((at, name) for name, at in model.items())

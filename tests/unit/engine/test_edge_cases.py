@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_client.engine.workers.states import WorkerState
 from support.core import FakeClient
 from support.core_harness import ENDS, FULL, GRACE_S, RECONNECT_S, TICK_S, TIMEOUT_S, CoreHarness

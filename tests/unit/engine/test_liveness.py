@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
 
-from callstate_client.engine.liveness import LATER_LOOKED_AT, TRANSITIONS, Evidence, Liveness, Phase
+from callstate_client.engine.liveness import LATER_LOOKED_AT
+from callstate_client.engine.phases import TRANSITIONS, Evidence, Phase
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.span_classes import EXACT_SPANS, SPAN_CLASSES
+from support.named_liveness import NamedLiveness
 
 TIMEOUT_S, GRACE_S, RETENTION_S = 30.0, 10.0, 300.0
 
 
-def fresh() -> Liveness:
-    return Liveness(TIMEOUT_S, GRACE_S, RETENTION_S)
+def fresh() -> NamedLiveness:
+    return NamedLiveness(TIMEOUT_S, GRACE_S, RETENTION_S)
 
 
-def in_phase(phase: Phase, now: float = 0.0) -> Liveness:
+def in_phase(phase: Phase, now: float = 0.0) -> NamedLiveness:
     liveness = fresh()
     liveness.watch("a", now)
     if phase is Phase.SUSPECT:
@@ -27,7 +31,7 @@ def in_phase(phase: Phase, now: float = 0.0) -> Liveness:
     return liveness
 
 
-def due(liveness: Liveness, now: float) -> list[Any]:
+def due(liveness: NamedLiveness, now: float) -> list[Any]:
     """All that is due, each being acted on as the table says."""
     found = []
     for session_id, phase, evidence in liveness.due(now):
@@ -116,7 +120,7 @@ def test_sessions_with_timeouts_of_their_own_are_due_by_them() -> None:
 
 
 def test_without_grace_the_same_look_suspects_and_ends() -> None:
-    liveness = Liveness(TIMEOUT_S, 0.0, RETENTION_S)
+    liveness = NamedLiveness(TIMEOUT_S, 0.0, RETENTION_S)
     liveness.watch("a", 0.0)
     assert [found[1] for found in due(liveness, 30.0)] == [Phase.LIVE, Phase.SUSPECT]
     assert liveness.phase("a") is Phase.ENDED
@@ -167,30 +171,30 @@ def test_a_look_costs_what_expires() -> None:
     looked = liveness.due(30.0)
     assert next(looked)[0] == "s5000"
     liveness.learn("s5000", Evidence.SILENCE, 30.0)
-    seen = _Counting(liveness._live[TIMEOUT_S].order)
-    liveness._live[TIMEOUT_S].order = seen
+    [queue] = liveness.inner._live[TIMEOUT_S].queues
+    seen = queue.order = _Counting(queue.order)
     assert list(looked) == []
     assert list(liveness.due(30.0)) == []
     assert seen.read <= 4
 
 
-class _Counting(dict[str, float]):
+class _Counting(OrderedDict[Session, float]):
     """Counts how many of its values are read."""
 
     read = 0
 
-    def __getitem__(self, name: str) -> float:
+    def __getitem__(self, session: Session) -> float:
         self.read += 1
-        return super().__getitem__(name)
+        return super().__getitem__(session)
 
 
 def test_queues_of_unused_timeouts_are_dropped() -> None:
     liveness = fresh()
     for number in range(100):
         liveness.watch("a", 0.0, 1.0 + number)
-    assert len(liveness._live) == 1
+    assert len(liveness.spans) == 1
     liveness.learn("a", Evidence.END, 1.0)
-    assert not liveness._live
+    assert not liveness.spans
 
 
 @pytest.mark.parametrize("timeout_s", [20.0, 40.0])
@@ -220,10 +224,10 @@ def test_timeouts_that_clients_choose_make_a_bounded_number_of_queues() -> None:
     for number in range(20_000):
         liveness.watch(f"s{number}", 0.0, 0.001 * 1.0013**number)
     octaves = 39
-    assert len(liveness._live) <= EXACT_SPANS + octaves * SPAN_CLASSES
+    assert len(liveness.spans) <= EXACT_SPANS + octaves * SPAN_CLASSES
     for number in range(20_000):
         liveness.forget(f"s{number}")
-    assert not liveness._live
+    assert not liveness.spans
 
 
 def test_the_first_timeouts_in_use_and_the_default_are_exact_and_others_at_most_a_class_longer() -> None:
@@ -253,7 +257,7 @@ def test_a_limit_that_moves_a_hundred_thousand_times_is_one_entry() -> None:
     liveness = in_phase(Phase.LIVE)
     for number in range(100_000):
         liveness.limit("a", 1e9 - number if number % 2 else 40.0 + number)
-    assert len(liveness.limited) == len(liveness._limits) == 1
+    assert len(liveness.inner.limited) == len(liveness.inner._limits) == 1
     assert liveness.next_deadline() == TIMEOUT_S
 
 

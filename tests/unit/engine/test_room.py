@@ -234,7 +234,7 @@ async def test_sessions_that_the_store_refuses_do_not_hide_those_that_may_leave(
     core.advance(1)
     assert ids[0] in core.table.sessions
     assert ids[1] not in core.table.sessions
-    assert [*core.liveness.ended] == [ids[0]]
+    assert [each.id for each in core.liveness.ended] == [ids[0]]
 
 
 async def test_the_log_says_when_the_bound_is_reached_and_left(caplog: pytest.LogCaptureFixture) -> None:

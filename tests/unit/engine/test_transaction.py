@@ -87,7 +87,7 @@ def test_a_rollback_restores_the_order_of_suspects(how: str) -> None:
         harness.watch(suspect)
     else:
         harness.remove(suspect)
-        harness.liveness.forget("a")
+        harness.liveness.forget(suspect)
     assert [*harness.liveness.suspects] == ["b", "c"]
     harness.rollback()
     assert [*harness.liveness.suspects] == ["a", "b", "c"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_client.engine.sessions.long_document import PIECE_BYTES
 from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoreTimeoutError
 from callstate_client.engine.table.tombstones import Tombstone
@@ -68,7 +68,7 @@ async def test_a_live_session_of_ours_becomes_hot() -> None:
     core.memory.put("a", LIVE, meta(heartbeat_timeout_s=2.5, labels={"app": "x"}), 1)
     loaded = await core.call("session.load", session_id="a")
     assert (loaded["version"], loaded["epoch"], loaded["labels"], loaded["turn_count"]) == (5, 1, {"app": "x"}, 1)
-    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.phase("a") is Phase.LIVE
     await core.call("session.heartbeat", session_id="a")
     assert core.memory.reads == ["a"]
     assert not core.table.dirty.marks, "the store has it"
@@ -100,7 +100,7 @@ async def test_sessions_of_other_hosts_are_read_each_time(document: bytes, store
         await core.call("session.load", session_id="a")
     assert core.memory.reads == ["a", "a"]
     assert not core.table.sessions
-    assert core.liveness.phase("a") is None
+    assert core.phase("a") is None
     assert core.ctx.reading is None, "shown to those who waited, then forgotten"
 
 
@@ -482,7 +482,7 @@ async def test_a_document_by_go_is_taken_over_by_the_first_change() -> None:
     added = await core.turn("go-1", "ours")
     assert added["turn_count"] == 2
     assert added["version"] > before
-    assert core.liveness.phase("go-1") is Phase.LIVE
+    assert core.phase("go-1") is Phase.LIVE
     await core.writer.write_round()
     row = core.memory.rows["go-1"]
     assert row.meta is not None

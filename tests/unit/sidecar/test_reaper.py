@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from callstate_client.engine.expiry import Verdicts
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_client.errors import SessionEndedError
 from callstate_sidecar import reaper as reaper_module
 from callstate_sidecar.config.schema import ReaperConfig
@@ -37,7 +37,7 @@ async def test_silence_makes_suspect_and_more_of_it_ends() -> None:
     await core.call("session.heartbeat", session_id="a")
     assert pass_time(core, TIMEOUT_S - 0.001) == 0
     assert pass_time(core, 0.001) == 1
-    assert core.liveness.phase("a") is Phase.SUSPECT
+    assert core.phase("a") is Phase.SUSPECT
     assert not core.session("a").ended
     assert pass_time(core, GRACE_S - 0.001) == 0
     assert pass_time(core, 0.001) == 1
@@ -79,11 +79,11 @@ async def test_a_suspect_that_beats_lives_on() -> None:
     await core.save("a")
     for _ in range(3):
         pass_time(core, TIMEOUT_S)
-        assert core.liveness.phase("a") is Phase.SUSPECT
+        assert core.phase("a") is Phase.SUSPECT
         core.clock.advance(GRACE_S - 0.001)
         await core.call("session.heartbeat", session_id="a")
         assert core.reaper.tick(core.clock.live()) == 0
-        assert core.liveness.phase("a") is Phase.LIVE
+        assert core.phase("a") is Phase.LIVE
 
 
 async def test_ended_sessions_leave_memory_and_are_read_from_the_store() -> None:
@@ -162,10 +162,10 @@ async def test_an_undone_end_gives_the_call_its_time_again(tmp_path: Path) -> No
     pass_time(core, GRACE_S)
     session = core.session("a")
     assert (session.ended, session.facts.reaped, session.facts.ended_reason) == (False, False, "")
-    assert core.liveness.phase("a") is Phase.SUSPECT, "it has its grace again"
+    assert core.phase("a") is Phase.SUSPECT, "it has its grace again"
     assert "a" in core.table.dirty.marks
     await core.call("session.heartbeat", session_id="a")
-    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.phase("a") is Phase.LIVE
     disk.error = None
     pass_time(core, TIMEOUT_S)
     pass_time(core, GRACE_S)
@@ -183,7 +183,7 @@ async def test_an_undone_limit_limits_nothing(tmp_path: Path) -> None:
     disk.error = None
     assert core.session("a").facts.max_duration_s is None
     pass_time(core, 10.0)
-    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.phase("a") is Phase.LIVE
     journal.close()
 
 
@@ -225,12 +225,12 @@ async def test_the_time_that_the_daemon_was_suspended_does_not_count_as_silence(
     await core.save("a")
     scripted_sleep(core, monkeypatch, [0.1, 3600.0, 0.1, 0.1])
     await run(core)
-    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.phase("a") is Phase.LIVE
     assert core.clock.stalled_s == pytest.approx(3599.9)
     assert "stalled for 3599.9 s" in caplog.text
     core.clock.advance(TIMEOUT_S)
     core.reaper.tick(core.clock.live())
-    assert core.liveness.phase("a") is Phase.SUSPECT, "from then on time counts again"
+    assert core.phase("a") is Phase.SUSPECT, "from then on time counts again"
 
 
 async def test_the_time_of_a_long_commit_does_not_count_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,8 +247,8 @@ async def test_the_time_of_a_long_commit_does_not_count_as_silence(monkeypatch: 
     core.reaper._commit = slow_commit
     scripted_sleep(core, monkeypatch, [0.1] * 12 + [0.1, 0.1])
     await run(core)
-    assert core.liveness.phase("b") is Phase.SUSPECT
-    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.phase("b") is Phase.SUSPECT
+    assert core.phase("a") is Phase.LIVE
 
 
 async def test_waiting_input_is_read_before_deadlines_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ async def test_waiting_input_is_read_before_deadlines_are_checked(monkeypatch: p
     # asleep in the middle: on waking the reaper's turn may come first, and the beat sent meanwhile after it
     scripted_sleep(core, monkeypatch, [0.1, 10.0, read_the_beat])
     await run(core)
-    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.phase("a") is Phase.LIVE
 
 
 async def test_a_little_lateness_is_only_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +331,7 @@ async def test_it_starts_and_stops() -> None:
     await core.save("a")
     core.clock.advance(1.0)
     core.reaper.start()
-    while core.liveness.phase("a") is Phase.LIVE:
+    while core.phase("a") is Phase.LIVE:
         await asyncio.sleep(0)
     await core.reaper.stop()
     await core.reaper.stop()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_client.engine.sessions.long_document import PIECE_BYTES
 from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
 from callstate_client.engine.table.replay import all_dirty
@@ -100,7 +100,7 @@ def restarted(core: Core) -> Core:
     successor.restarts = getattr(core, "restarts", 0)  # type: ignore[attr-defined]
     for session in table.sessions.values():
         if session.ended:
-            successor.liveness.keep(session.id, 0.0)
+            successor.liveness.keep(session, 0.0)
         else:
             successor.ctx.watch(INTERNAL, session)
     return successor
@@ -280,7 +280,7 @@ async def test_created_over_one_that_has_ended_both_are_kept(core: Core) -> None
     assert (document["status"], document["provider"]) == ("pending", "twilio")
     assert contents(document) == ["before", "after"]
     assert document["metrics"]["turn_count"] == 2
-    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.phase("a") is Phase.LIVE
     assert core.session("a").facts.max_duration_s is None, "the limit of a call that is over ends no other"
     assert core.memory.active == {"a"}
 
@@ -475,7 +475,7 @@ async def test_changes_made_before_the_store_is_reached_are_merged(restarts: int
 async def test_one_that_had_ended_since_ends() -> None:
     core, memory = await with_old_journal(status="ended")
     await flush(core)
-    assert core.liveness.phase("a") is Phase.ENDED
+    assert core.phase("a") is Phase.ENDED
     assert core.session("a").facts.ended_reason == "completed"
     assert "a" not in memory.active
 
@@ -489,7 +489,7 @@ async def test_a_session_deleted_since_is_dropped() -> None:
     peer = await listening(core)
     await flush(core)
     assert "a" not in core.table.sessions
-    assert core.liveness.phase("a") is None
+    assert core.phase("a") is None
     assert memory.rows["a"].document is None
     assert reasons(peer, "deleted") == ["store_newer"]
     assert "a" not in core.replayed().sessions

@@ -13,7 +13,8 @@ from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.events import Events
 from callstate_client.engine.interfaces import INTERNAL, OPEN, Access, Caller, Host, NotCached
 from callstate_client.engine.limits import Limits
-from callstate_client.engine.liveness import Evidence, Liveness
+from callstate_client.engine.liveness import Liveness
+from callstate_client.engine.phases import Evidence
 from callstate_client.engine.rules.param_checks import checked_id
 from callstate_client.engine.rules.room import LAST_WORDS_BYTES, Room
 from callstate_client.engine.sessions.session import Session
@@ -203,7 +204,7 @@ class Context:
 
     def evict(self, session: Session) -> None:
         """Drop an ended session from memory, which the store has."""
-        self.liveness.forget(session.id)
+        self.liveness.forget(session)
         self.tx.evict(session)
 
     def check_growth(self, session: Session, size: int) -> None:
@@ -267,13 +268,13 @@ class Context:
         """After a rollback: give a session its full time again. A suspect stays one: its worker is as dead as
         before."""
         if session.ended:
-            self.liveness.keep(session.id, self.clock.live())
+            self.liveness.keep(session, self.clock.live())
             return
         suspected = session.suspected
         self.watch(INTERNAL, session)
         if suspected:
             session.suspected = suspected
-            self.liveness.learn(session.id, Evidence.SILENCE, self.clock.live(), labels=session.facts.labels)
+            self.liveness.learn(session, Evidence.SILENCE, self.clock.live(), labels=session.facts.labels)
 
     def watch(self, caller: Caller, session: Session) -> None:
         """Give a live session its full timeout, and its limit if it has one.
@@ -284,7 +285,7 @@ class Context:
         session.suspected = ""
         if session.facts.heartbeat_timeout_s is None:
             session.change_facts(heartbeat_timeout_s=self._default_timeout_s(caller))
-        self.liveness.watch(session.id, self.clock.live(), session.awaited_s)
+        self.liveness.watch(session, self.clock.live(), session.awaited_s)
         self.limit_duration(session)
 
     def _default_timeout_s(self, caller: Caller) -> float:
@@ -297,22 +298,21 @@ class Context:
         """The clock has stepped back by the length of a stall: date everything that began later at now."""
         now = self.clock.live()
         self.liveness.step_back(now)
-        for session_id in [*self.liveness.limited]:
-            session = self.table.sessions.get(session_id)
-            if session is not None and session.born > now:
+        for session in self.liveness.limited:
+            if session.born > now:
                 session.born = now
                 self.limit_duration(session)
 
     def limit_duration(self, session: Session) -> None:
         """Limit a session to its `max_duration_s`, counted from its creation."""
         if session.facts.max_duration_s is None:
-            self.liveness.limit(session.id, None)  # an undone change may have set one
+            self.liveness.limit(session, None)  # an undone change may have set one
             return
         created = session.doc.created_at
         if session.born_of != created:  # once: the wall clock may be set while the call goes on
             age_s = 0.0 if created == ZERO_TIME else max(0.0, (self.now_us() - parse_us(created)) / 1e6)
             session.born_of, session.born = created, self.clock.live() - age_s
-        self.liveness.limit(session.id, session.born + session.facts.max_duration_s)
+        self.liveness.limit(session, session.born + session.facts.max_duration_s)
 
 
 def ended_error(session: Session) -> SessionEndedError:

@@ -32,7 +32,7 @@ def lose(ctx: Context, session: Session, host: str) -> None:
     ctx.events.note("fenced", now_us, session, reason=SUPERSEDED)
     ctx.lift(session)
     ctx.tx.set_aside(session, host, now_us)
-    ctx.liveness.forget(session.id)
+    ctx.liveness.forget(session)
 
 
 def adopt(ctx: Context, session: Session, owner: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from callstate_client.engine.events import REVIVED
 from callstate_client.engine.interfaces import Caller
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_client.engine.reasons import OVERTIME
 from callstate_client.engine.rules.authority import is_holder
 from callstate_client.engine.rules.context import Context
@@ -33,10 +33,10 @@ def sign_of_life(ctx: Context, caller: Caller, session: Session, now_us: int, ep
         epoch: given by the request: a caller that knows it acts for the owner, whatever its connection.
     """
     if session.doc.status == "ended":
-        ctx.liveness.keep(session.id, ctx.clock.live())
+        ctx.liveness.keep(session, ctx.clock.live())
     elif not session.facts.owner or session.facts.owner == caller.worker or epoch is not None:
         beat(ctx, caller, session, now_us, ctx.clock.live())
-    elif ctx.liveness.phase(session.id) is None:
+    elif ctx.liveness.phase(session) is None:
         ctx.watch(caller, session)
 
 
@@ -54,7 +54,7 @@ def beat(ctx: Context, caller: Caller, session: Session, now_us: int, now: float
         session.beat_us = now_us
     session.restored = False
     timeout_s = session.facts.heartbeat_timeout_s if session.known_timeout_s is None else session.awaited_s
-    phase = ctx.liveness.beat(session.id, now, timeout_s)
+    phase = ctx.liveness.beat(session, now, timeout_s)
     if phase is not _LIVE:
         bring_back(ctx, caller, session, phase, now_us)
 
@@ -89,7 +89,7 @@ def settle_status(
     else:
         session.change_facts(ended_reason=reason, ended_us=now_us)
         ctx.lift(session)
-        ctx.liveness.keep(session.id, ctx.clock.live())
+        ctx.liveness.keep(session, ctx.clock.live())
 
 
 def revive(session: Session) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def retime(ctx: Context, caller: Caller, session: Session, before_s: float | Non
         session.known_timeout_s = None
     elif session.known_timeout_s is None and session.facts.heartbeat_timeout_s != before_s:
         session.known_timeout_s = before_s
-    ctx.liveness.retime(session.id, session.awaited_s)
+    ctx.liveness.retime(session, session.awaited_s)
     ctx.limit_duration(session)
 
 
@@ -131,5 +131,5 @@ def tell_timeout(ctx: Context, session: Session) -> float | None:
     if session.known_timeout_s is not None:
         ctx.tx.save(session.id)
     session.known_timeout_s = None
-    ctx.liveness.retime(session.id, session.facts.heartbeat_timeout_s)
+    ctx.liveness.retime(session, session.facts.heartbeat_timeout_s)
     return session.facts.heartbeat_timeout_s

@@ -9,7 +9,8 @@ A rollback (see transaction.py) treats the four kinds of state in a session diff
     stored_version, in_store, seen_stamp,      known about the store: it stays
     maybe_stored, quarantined
     written                                    known about the journal: it stays
-    counted, owner_counted, uid_counted, seq, weighed   its entries in the indexes: updated to match
+    counted, owner_counted, uid_counted,       its entries in the indexes: updated to match
+    seq, weighed, queue
 
 `facts`, `base`, `ops` and the parts of the document are replaced and never changed in place, so a mark is a tuple
 of references.
@@ -22,6 +23,7 @@ from typing import Any
 
 from msgspec import structs
 
+from callstate_client.engine.evidence_queue import Queue
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import NO_FACTS, Facts
 from callstate_client.engine.sessions.head import Head
@@ -41,7 +43,7 @@ class Session:
     __slots__ = (
         "base", "base_derived", "beat_us", "born", "born_of", "counted", "doc", "facts", "facts_bytes",
         "fenced_epoch", "host", "id", "in_store", "journaled", "known_timeout_s", "maybe_stored", "ops",
-        "ops_bytes", "owner_counted", "quarantined", "restored", "seen_stamp", "seq", "stored_version",
+        "ops_bytes", "owner_counted", "quarantined", "queue", "restored", "seen_stamp", "seq", "stored_version",
         "suspected", "uid_counted", "version", "weighed", "weighed_facts", "weighed_ops", "written",
     )  # fmt: skip
 
@@ -88,10 +90,11 @@ class Session:
         """The owner under which it is indexed; empty for an orphan, and while it is not hot."""
         self.uid_counted: int | None = None
         """The creator's uid under which it is counted; None while it is not hot."""
-        self.seq = 0
-        """Sequence number, assigned when it becomes hot: the order of listings."""
-        self.weighed = 0
-        """The bytes that the table counts for it; 0 while it is not hot."""
+        self.queue: Queue[Session] | None = None
+        """Where its deadline is; None: it is not watched."""
+        self.seq = self.weighed = 0
+        """Sequence number, assigned when it becomes hot: the order of listings; and the bytes that the table counts
+        for it, 0 while it is not hot."""
         self.weighed_facts, self.facts_bytes, self.weighed_ops, self.ops_bytes = NO_FACTS, 0, self.ops, 0
         """The facts and the kept results last weighed, and their bytes."""
         self.written: WrittenParts | None = None

@@ -51,5 +51,5 @@ def _delete(ctx: Context, caller: Caller, session: Session, is_live: bool, end: 
     now_us = ctx.now_us()
     ctx.events.note("deleted", now_us, session, reason="deleted")
     ctx.tx.remove(session, max(session.version + 1, now_us), ctx.clock.mono(), OP)
-    ctx.liveness.forget(session.id)
+    ctx.liveness.forget(session)
     ctx.decide_departure(session.id)

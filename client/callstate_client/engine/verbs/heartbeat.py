@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, Final
 
 from callstate_client.engine.interfaces import Access, Caller, Deferred, InSteps, NotCached, Steps, in_steps
-from callstate_client.engine.liveness import Phase
 from callstate_client.engine.long_result import Result
+from callstate_client.engine.phases import Phase
 from callstate_client.engine.rules.authority import check_authority, speaks_for
 from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import beat, bring_back, tell_timeout
@@ -76,7 +76,7 @@ def _take_usual(
         if session.beat_us < now_us:  # noqa: PLR1730 - `max` is a call
             session.beat_us = now_us
         session.restored = False
-        phase = alive(session_id, now, facts.heartbeat_timeout_s)
+        phase = alive(session, now, facts.heartbeat_timeout_s)
         if phase is not _LIVE:
             bring_back(ctx, caller, session, phase, now_us)
         if session.known_timeout_s is not None:

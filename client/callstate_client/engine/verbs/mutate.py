@@ -353,7 +353,7 @@ def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
     now_us = ctx.now_us()
     ctx.events.note("deleted", now_us, session, reason="deleted", own=holder_of(caller, session))
     ctx.tx.remove(session, max(session.version + 1, now_us), ctx.clock.mono(), p.op)
-    ctx.liveness.forget(session.id)
+    ctx.liveness.forget(session)
     ctx.decide_departure(session.id)
     return DELETED
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 from msgspec import structs
 
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, NotOurs, Steps, in_steps
-from callstate_client.engine.liveness import Phase
 from callstate_client.engine.long_result import Result
+from callstate_client.engine.phases import Phase
 from callstate_client.engine.reasons import EXITED, HOST_LOST, REAPED, RELEASED, STOLEN, UNOWNED
 from callstate_client.engine.rules.authority import check_authority, is_holder
 from callstate_client.engine.rules.context import Context, ended_error
@@ -76,7 +76,7 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> Result:
         raise _across_hosts(ctx, session, worker_id, steal=p.steal)
     if session.ended and not (session.facts.reaped and _is_retained(ctx, session)):
         raise ended_error(session)
-    phase = ctx.liveness.phase(session.id)
+    phase = ctx.liveness.phase(session)
     if _is_own(ctx, caller, session, worker_id):
         beat(ctx, caller, session, ctx.now_us(), ctx.clock.live())
         _retime(ctx, caller, session, p)

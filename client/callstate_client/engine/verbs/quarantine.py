@@ -100,7 +100,7 @@ def drop(ctx: Context, caller: Caller, p: QuarantineDropParams) -> bytes:
         ctx.tx.give_up_deletion(p.session_id)
     else:
         ctx.tx.forget(session, session.version)
-        ctx.liveness.forget(session.id)
+        ctx.liveness.forget(session)
         ctx.decide_departure(session.id)
     return b"{}"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_client.engine.rules.handovers import counted_hold
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from support.core import TIME, FakeClient
 from support.core_harness import FULL, RETENTION_S, TIMEOUT_S, CoreHarness
 from support.verbs import event, make_claimable, unjournaled

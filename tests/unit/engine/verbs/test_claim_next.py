@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from support.core import FakeClient
 from support.core_harness import GRACE_S, TIMEOUT_S, CoreHarness
 from support.verbs import make_claimable, unjournaled

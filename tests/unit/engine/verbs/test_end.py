@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_client.errors import FencedError, InvalidParamsError, SessionEndedError
 from support.core import Core, FakeClient
 from support.core_harness import ENDS, FULL, GRACE_S, TIMEOUT_S, CoreHarness
@@ -53,7 +53,7 @@ async def test_an_ended_session_takes_late_turns_but_no_heartbeat(core: Core) ->
     await core.call("session.record_interruption", session_id="a")
     loaded = await core.call("session.load", session_id="a")
     assert loaded["ended_reason"] == "completed"
-    assert core.liveness.phase("a") is Phase.ENDED
+    assert core.phase("a") is Phase.ENDED
     beats = await core.call("session.heartbeat", session_ids=["a"])
     assert beats == {"missing": [], "ended": ["a"], "fenced": []}
 
@@ -64,18 +64,18 @@ async def test_a_save_with_another_status_revives_an_ended_session(core: Core) -
     await core.save("a")
     loaded = await core.call("session.load", session_id="a")
     assert "ended_reason" not in loaded
-    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.phase("a") is Phase.LIVE
     core.advance(2.0)
-    assert core.liveness.phase("a") is Phase.SUSPECT, "with the timeout it had"
+    assert core.phase("a") is Phase.SUSPECT, "with the timeout it had"
 
 
 async def test_a_save_with_status_ended_ends_the_session(core: Core) -> None:
     await core.save("a")
     await core.save("a", session={"status": "ended"})
-    assert core.liveness.phase("a") is Phase.ENDED
+    assert core.phase("a") is Phase.ENDED
     assert core.session("a").facts.ended_reason == "completed"
     await core.save("b", session={"status": "ended"})
-    assert core.liveness.phase("b") is Phase.ENDED
+    assert core.phase("b") is Phase.ENDED
 
 
 # -- reaped sessions ----------------------------------------------------------------------------------------------

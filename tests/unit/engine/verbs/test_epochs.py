@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_client.engine.table.replay import snapshot
 from callstate_client.errors import FencedError, SessionNotFoundError
 from support.core import Core, FakeClient

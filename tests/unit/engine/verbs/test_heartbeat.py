@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_client.errors import InvalidParamsError
 from support.core import TIME, Core
 from support.verbs import SIGNS_OF_LIFE, refused
@@ -21,7 +21,7 @@ async def test_every_change_and_heartbeat_is_a_sign_of_life(
         core.clock.advance(29.0)
         await core.call(method, **params)
         core.reaper.tick(core.clock.live())
-        assert core.liveness.phase("a") is Phase.LIVE
+        assert core.phase("a") is Phase.LIVE
     assert core.session("a").beat_us == core.clock.wall_us()
 
 
@@ -31,7 +31,7 @@ async def test_reading_is_no_sign_of_life(core: Core) -> None:
     await core.call("session.load", session_id="a")
     await core.call("session.list")
     core.reaper.tick(core.clock.live())
-    assert core.liveness.phase("a") is Phase.SUSPECT
+    assert core.phase("a") is Phase.SUSPECT
 
 
 async def test_a_heartbeat_names_one_session_or_several(core: Core) -> None:

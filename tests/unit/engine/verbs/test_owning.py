@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from support.core import FakeClient
 from support.core_harness import TIMEOUT_S, CoreHarness
 from support.verbs import CHANGES, LAST_REQUESTS, SIGNS_OF_LIFE, event, unjournaled

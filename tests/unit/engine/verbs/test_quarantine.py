@@ -196,7 +196,7 @@ async def test_one_or_all_are_tried_again_at_once() -> None:
 async def test_a_dropped_session_is_what_the_store_has() -> None:
     core = await refused("a")
     assert await core.call("quarantine.drop", session_id="a") == {}
-    assert core.liveness.phase("a") is None
+    assert core.phase("a") is None
     loaded = await core.call("session.load", session_id="a")
     assert loaded["turn_count"] == 0, "the turn that the store refused is gone"
     assert core.replayed().sessions["a"].doc.turn_count == 0, "from the journal too"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from support.core import FakeClient
 from support.core_harness import RECONNECT_S, TIMEOUT_S, CoreHarness
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_sidecar.config.schema import ReaperConfig
 from support.core import Core, FakeClient
 from support.core_harness import TIMEOUT_S, CoreHarness
@@ -16,18 +16,18 @@ async def test_a_saved_timeout_counts_from_now_on(core: Core) -> None:
     await core.save("a")
     await core.save("a", heartbeat_timeout_s=5.0)
     core.advance(5.0)
-    assert core.liveness.phase("a") is Phase.SUSPECT
+    assert core.phase("a") is Phase.SUSPECT
 
 
 async def test_a_maximal_duration_counts_from_the_beginning_of_the_call(core: Core) -> None:
     await core.save("a", session={"created_at": "2025-12-31T23:59:50Z"}, max_duration_s=25.0)
     await core.save("zero", session={"created_at": "0001-01-01T00:00:00Z"}, max_duration_s=25.0)
     core.advance(14.9)
-    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.phase("a") is Phase.LIVE
     await core.call("session.heartbeat", session_ids=["a", "zero"])
     core.advance(0.2)
     assert core.session("a").facts.ended_reason == "max_duration"
-    assert core.liveness.phase("zero") is Phase.LIVE, "a zero time is no beginning"
+    assert core.phase("zero") is Phase.LIVE, "a zero time is no beginning"
 
 
 # -- claims -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from callstate_client.engine.liveness import Phase
+from callstate_client.engine.phases import Phase
 from callstate_client.engine.process import Process
 from callstate_client.engine.workers import departures
 from callstate_client.engine.workers.states import WorkerState

@@ -62,7 +62,7 @@ def a_session(core: Core, name: str) -> Session:
     head = read_head(b'{"id":"%b","provider":"twilio"}' % name.encode(), "$", lambda _: "2026-01-01T00:00:00Z")
     session = Session(name, Document(head, core.clock.wall_us()))
     session.next_version(core.clock.wall_us())
-    core.liveness.watch(name, core.clock.live())
+    core.liveness.watch(session, core.clock.live())
     return session
 
 
