@@ -68,9 +68,10 @@ def _update_head(attacker: Attacker) -> None:
     attacker.repeat(lambda: [lines])
 
 
-def _save_brackets(attacker: Attacker) -> None:
-    line = saved("nested", f',"recovery_data":{{"a":{brackets(MB)}}}')
-    attacker.repeat(lambda: [line])
+def _save(value: str) -> Attack:
+    """Saves with this value in the recovery data."""
+    line = saved("nested", f',"recovery_data":{{"a":{value}}}')
+    return lambda attacker: attacker.repeat(lambda: [line])
 
 
 def _save_odd_members(attacker: Attacker) -> None:
@@ -245,7 +246,9 @@ def _reconnect(attacker: Attacker) -> None:
 
 SCENES: Final = (
     Scene("updates of a head of 8 MB of `[]`", _update_head, _grow_head),
-    Scene("saves of 1 MB of `[]`", _save_brackets),
+    Scene("saves of 1 MB of `[]`", _save(brackets(MB))),
+    Scene("saves of 1 MB of `\"\"`", _save(brackets(MB).replace("[]", '""'))),
+    Scene("saves of a text of 1 MB of brackets", _save(f'"{brackets(MB)}"')),
     Scene("saves with 40,000 odd members", _save_odd_members),
     Scene("saves of 30,000 turns, spelt oddly", _save_spaced_history),
     Scene("97 kB of `list_active`, not read", _list_active, _long_ids, elsewhere=True),

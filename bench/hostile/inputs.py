@@ -70,6 +70,15 @@ def _data(size: int) -> str:
     return f',"recovery_data":{{"a":{brackets(size)}}}'
 
 
+def _many(value: str, size: int) -> str:
+    """So many bytes of a value."""
+    return f',"recovery_data":{{"a":[{",".join([value] * (size // (len(value) + 1)))}]}}'
+
+
+def _text(size: int) -> str:
+    return f',"recovery_data":{{"a":"{"[]," * (size // 3)}"}}'
+
+
 def _members(count: int) -> str:
     return "".join(f',"M{number}":1' for number in range(count))
 
@@ -102,6 +111,11 @@ NONE: Final = '"labels":{"a":"none"}'
 
 INPUTS: Final = (
     Input("session.save", "bytes of `[]`", lambda n: saved("a@", _data(n)), smallest=BYTES),
+    Input("session.save", 'bytes of `""`', lambda n: saved("g@", _many('""', n)), smallest=BYTES),
+    Input("session.save", 'bytes of `"["`', lambda n: saved("h@", _many('"["', n)), smallest=BYTES),
+    Input("session.save", "bytes of long integers", lambda n: saved("i@", _many("1" * 19, n)), smallest=BYTES),
+    Input("session.save", "bytes of brackets in a text", lambda n: saved("j@", _text(n)), smallest=BYTES),
+    Input("session.save", "members of a turn", lambda n: saved("k@", f',"history":[{{{_members(n)[1:]}}}]')),
     Input("session.save", "turns", lambda n: saved("b@", f',"history":{_turns(n)}')),
     Input("session.save", "odd members", lambda n: saved("c@", _members(n))),
     Input("session.save", "labels", lambda n: saved("d@", params=f',"labels":{_labels(n)}')),
