@@ -22,6 +22,9 @@ CROPPED_BYTES: Final = 64 * 1024
 MANY_QUOTES: Final = 24_000
 """So do lines with fewer strings than half of this: the most that a heartbeat may name, and some."""
 
+NEEDLE_BYTES: Final = 1024
+"""So much of a long text is looked for."""
+
 _IDS: Final = {"server.flush": MAX_FLUSH_IDS, "quarantine.retry": MAX_RETRY_IDS}
 """How many ids a request may name, where it is not as many as a heartbeat."""
 
@@ -49,8 +52,20 @@ def cropped(line: bytes) -> bytes:
     except (ValueError, RecursionError):
         return line  # it is refused anyway
     for text, instead in _too_many(request):
-        line = line.replace(text, instead)  # wherever it is: what is too long is refused
+        line = _replaced(line, text, instead)
     return line
+
+
+def _replaced(line: bytes, text: bytes, instead: bytes) -> bytes:
+    """The line with something else for a long text in it, wherever that is: what is too long is refused."""
+    parts: list[bytes] = []
+    needle, after = text[:NEEDLE_BYTES], 0
+    while (start := line.find(needle, after)) >= 0:
+        if not line.startswith(text, start):
+            return line.replace(text, instead)  # which takes a millisecond
+        parts += (line[after:start], instead)
+        after = start + len(text)
+    return b"".join((*parts, line[after:]))
 
 
 def _too_many(request: _Request) -> Iterator[tuple[bytes, bytes]]:
@@ -67,4 +82,5 @@ def _too_many(request: _Request) -> Iterator[tuple[bytes, bytes]]:
 
 def _strings(text: bytes) -> int:
     """The least number of strings in a JSON text without other values: a quote within one is escaped."""
-    return (text.count(b'"') - text.count(b'\\"')) // 2
+    escaped = text.count(b'\\"') if b"\\" in text else 0
+    return (text.count(b'"') - escaped) // 2
