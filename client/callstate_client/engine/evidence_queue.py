@@ -45,8 +45,8 @@ class Lane(Generic[QueuedT]):
         """None of them is empty, but one that was just begun."""
 
     def with_room(self) -> Queue[QueuedT]:
-        """The queue for the next session."""
-        for queue in self.queues:
+        """The queue for the next session: the newest, which mostly has room, or one that has again."""
+        for queue in reversed(self.queues):
             if len(queue.order) < QUEUE_MOST:
                 return queue
         self.queues.append(Queue(self))

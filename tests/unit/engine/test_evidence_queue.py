@@ -26,6 +26,11 @@ def test_room_is_used_before_there_is_another_queue() -> None:
     assert lane.with_room() is lane.queues[0]
     lane.queues[0].order[5] = 1e9
     assert lane.with_room() is lane.queues[2]
+    lane.queues[2].order[-1] = 1e9
+    lane.remove(6, lane.queues[0])
+    assert lane.with_room() is lane.queues[2], (
+        "the newest first: it mostly has room, and the others are not looked at"
+    )
 
 
 def test_a_queue_goes_with_its_last_session() -> None:
@@ -40,5 +45,5 @@ def test_a_queue_goes_with_its_last_session() -> None:
 def test_the_order_is_that_of_the_last_evidence_in_whichever_queue_it_is() -> None:
     lane = filled(QUEUE_MOST + 2)
     lane.remove(0, lane.queues[0])
-    lane.with_room().order[0] = float(QUEUE_MOST + 9)  # in the first queue, behind all of the second
+    lane.queues[0].order[0] = float(QUEUE_MOST + 9)  # in the first queue, behind all of the second
     assert [*lane.in_order()] == [*range(1, QUEUE_MOST + 2), 0]
