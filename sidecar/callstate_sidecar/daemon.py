@@ -207,6 +207,7 @@ class Daemon:
         self._access = AccessControl(configured_policy(config.access), self._clock.mono)
         self._engine.control(self._access)
         fit = descriptors.room_for_connections(descriptors.raise_limit())
+        descriptors.make_table(min(fit, self._limits.connections))
         self._server = kind(self._engine, logged, self._metrics, self._limits, gate, fit)
         self._server.clients.access = self._access
         self._checkpointer = Checkpointer(
