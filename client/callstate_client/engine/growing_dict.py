@@ -22,7 +22,9 @@ ValueT = TypeVar("ValueT")
 DefaultT = TypeVar("DefaultT")
 
 
-class _Entry(Struct, Generic[ValueT], gc=False):
+class Entry(Struct, Generic[ValueT], gc=False):
+    """A key and its value, which may be replaced in it."""
+
     key: str
     value: ValueT
     seq: int = 0
@@ -34,8 +36,8 @@ class GrowingDict(MutableMapping[str, ValueT]):
     __slots__ = ("_order", "_shards")
 
     def __init__(self) -> None:
-        self._shards: list[dict[str, _Entry[ValueT]]] = [{} for _ in range(SHARDS)]
-        self._order: NumberedOrder[_Entry[ValueT]] = NumberedOrder()
+        self._shards: list[dict[str, Entry[ValueT]]] = [{} for _ in range(SHARDS)]
+        self._order: NumberedOrder[Entry[ValueT]] = NumberedOrder()
 
     def __len__(self) -> int:
         return len(self._order)
@@ -66,11 +68,15 @@ class GrowingDict(MutableMapping[str, ValueT]):
         entry = self._shards[hash(key) % SHARDS].get(key)
         return default if entry is None else entry.value
 
+    def entry(self, key: str) -> Entry[ValueT] | None:
+        """The entry of a key, if there is one: to look at its value and then replace it, in one look-up."""
+        return self._shards[hash(key) % SHARDS].get(key)
+
     def __setitem__(self, key: str, value: ValueT) -> None:
         shard = self._shards[hash(key) % SHARDS]
         entry = shard.get(key)
         if entry is None:
-            entry = shard[key] = _Entry(key, value)
+            entry = shard[key] = Entry(key, value)
             self._order.add(entry)
         else:
             entry.value = value

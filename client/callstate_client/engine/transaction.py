@@ -277,12 +277,13 @@ class Transaction:
                 session.base = base.after(record.mode, getattr(record, "index", -1), record.count)
         if isinstance(record, StateRecord):
             record.base = session.journaled_base
+            self.size_bytes += len(record.fields)
         if session.journaled and record is not None:
             if session.base_derived:
                 session.base_derived = False
                 if base is not None and isinstance(record, TurnsRecord):
                     self.records.append(BaseRecord(session.id, base))
-            self.size_bytes += len(record.turns) + (len(record.fields) if isinstance(record, StateRecord) else 0)
+            self.size_bytes += len(record.turns)
             self.records.append(record)
         else:
             self._log_whole(session)

@@ -46,12 +46,13 @@ class DirtySet:
 
     def mark(self, session_id: str, now: float, size: int) -> None:
         """Mark a session dirty, or update its size if it is already."""
-        was = self.marks.get(session_id)
-        if was is None:
+        entry = self.marks.entry(session_id)
+        if entry is None:
             self.put(session_id, (now, size, self._era))
         else:
-            self.marks[session_id] = (was[0], size, was[2])
-            self.size_bytes += size - was[1]
+            since, before, era = entry.value
+            entry.value = (since, size, era)
+            self.size_bytes += size - before
 
     def put(self, session_id: str, mark: Mark) -> None:
         """Make a session dirty that has no mark yet, with this one."""
