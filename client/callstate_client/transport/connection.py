@@ -97,7 +97,10 @@ class Connection:
         while (attempt := await self._attempt(max(until - self._loop.time(), SHORTEST_HANDSHAKE_S))) is not None:
             left = until - self._loop.time()
             attempt.check(left)
-            await asyncio.sleep(min(left, self._backoff.pause_s()))
+            pause_s = self._backoff.pause_s()
+            if pause_s >= left:  # one more, and no others: uvloop's timers ring up to half a millisecond early
+                until = 0.0
+            await asyncio.sleep(min(left, pause_s))
 
     async def _attempt(self, timeout_s: float) -> Attempt | None:
         """Try to connect once. Returns None on success, else the failed attempt."""

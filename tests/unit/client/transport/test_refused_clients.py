@@ -16,6 +16,7 @@ import pytest
 
 from callstate_client import NoDaemonError, OverloadedError, connect, sync
 from callstate_client.cli.app import run
+from callstate_client.transport import connection
 from callstate_client.transport.backoff import CONNECT
 from callstate_client.transport.discovery import Candidate
 from callstate_client.transport.event_stream import EventStream
@@ -119,6 +120,17 @@ async def test_connecting_is_tried_less_and_less_often(peer: Refusing) -> None:
         await connect(peer.path, wait_s=FOR_S, register=False)
     assert 4 <= peer.connects <= MOST_CONNECTS
     assert caught.value.refused is (peer.behaviour is refuse)
+
+
+@pytest.mark.parametrize("behaviour", [refuse], indirect=True)
+async def test_a_timer_that_rings_early_does_not_mean_more_attempts(
+    peer: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep = asyncio.sleep
+    monkeypatch.setattr(connection.asyncio, "sleep", lambda delay: sleep(delay / 2))
+    with pytest.raises(NoDaemonError):
+        await connect(peer.path, wait_s=0.01, register=False)
+    assert peer.connects <= 4
 
 
 @at_the_door
