@@ -12,6 +12,8 @@ from time import monotonic
 from typing import Final, Protocol
 
 from callstate_client.engine.sessions.validation.parts import running_marks
+from callstate_client.errors import ParseError, TooLargeError, WireError
+from callstate_client.protocol import MAX_DEPTH
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.fair_queue import SHARE_S, Member
 
@@ -52,8 +54,8 @@ class Counted(Protocol):
         """Whether requests that have waited for the store may be about to run."""
         ...
 
-    def counted(self, connection: ClientConnection, line: bytes, *, is_dense: bool) -> None:
-        """It is counted, and has too many values or not."""
+    def counted(self, connection: ClientConnection, line: bytes, refusal: WireError | None) -> None:
+        """It is counted; None: it may be read."""
         ...
 
 
@@ -96,16 +98,20 @@ class DenseLine:
 
     def _count(self, until: float) -> None:
         for marks in self._marks:
+            if marks.opened > MAX_DEPTH:
+                self._end(ParseError(f"nested deeper than {MAX_DEPTH}"))
+                return
             if marks.containers + marks.strings + marks.commas // 2 > MAX_VALUES:
-                self._end(is_dense=True)
+                values = f"{MAX_VALUES} objects, arrays, strings and other values"
+                self._end(TooLargeError(f"the line has more than {values}"))
                 return
             if monotonic() > until:
                 self._connection.queue.add(self)
                 return
-        self._end(is_dense=False)
+        self._end(None)
 
-    def _end(self, *, is_dense: bool) -> None:
+    def _end(self, refusal: WireError | None) -> None:
         connection = self._connection
         connection.busy -= 1
         connection.serve_soon()
-        self._server.counted(connection, self._line, is_dense=is_dense)
+        self._server.counted(connection, self._line, refusal)

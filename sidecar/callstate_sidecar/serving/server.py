@@ -39,6 +39,7 @@ from callstate_client.errors import (
     InternalError,
     NotDurableError,
     OverloadedError,
+    ParseError,
     ShuttingDownError,
     TooLargeError,
     WireError,
@@ -50,7 +51,7 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.admission import RESERVE_VERBS, Place
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.connections import Connections
-from callstate_sidecar.serving.dense_lines import LONG_BYTES, MAX_VALUES, DenseLine, may_be_dense
+from callstate_sidecar.serving.dense_lines import LONG_BYTES, DenseLine, may_be_dense
 from callstate_sidecar.serving.fair_queue import SHARE_S, FairQueue, Member
 from callstate_sidecar.serving.group_commit import GroupCommit
 from callstate_sidecar.serving.rates import RequestRates
@@ -223,14 +224,14 @@ class Server:
         if request_id is not None:
             connection.send(error_line(request_id, error))
 
-    def counted(self, connection: ClientConnection, line: bytes, *, is_dense: bool) -> None:
-        """Go on with a line that might have had too many values."""
+    def counted(self, connection: ClientConnection, line: bytes, refusal: WireError | None) -> None:
+        """Go on with a line that might have had too many values. `refusal`: it has."""
         self._end_waiting(connection)
-        if is_dense:
-            dense = TooLargeError(f"the line has more than {MAX_VALUES} objects, arrays, strings and other values")
-            self._refuse(connection, id_at_start(line), dense)
-        else:
+        if refusal is None:
             self.handle(connection, line, is_counted=True)
+        else:
+            request_id = NULL_ID if isinstance(refusal, ParseError) else id_at_start(line)
+            self._refuse(connection, request_id, refusal)
 
     # -- a request ---------------------------------------------------------------------------------------------
 

@@ -141,6 +141,17 @@ async def test_marks_in_a_text_are_no_values(text: bytes) -> None:
     assert (await reply(peer, loaded))["result"]["session"]["recovery_data"] == {"x": text.decode()}
 
 
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+async def test_one_that_is_nested_too_deep_is_no_json(opening: bytes) -> None:
+    """As a shorter one that is."""
+    core = Core()
+    peer = FakeClient(core)
+    peer.connection.data_received(SAVE % (1, opening * 190_000) + b"\n")
+    error = (await reply(peer, None))["error"]
+    assert error["data"]["kind"] == "parse_error"
+    assert "nested deeper than 64" in error["message"]
+
+
 async def test_what_is_sent_behind_it_waits_for_it() -> None:
     text = json.dumps(array(b"[]", 900_000).decode()).encode()
     core = Core()

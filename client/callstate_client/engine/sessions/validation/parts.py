@@ -26,7 +26,7 @@ BACKSLASH: Final = ord("\\")
 LONG_INTEGER: Final = b"0" * 19
 """The fewest digits of an integer beyond 64 bits, each made 0."""
 
-_NOT_COUNTED: Final = bytes(set(range(256)) - set(b'"{[:,'))
+_NOT_COUNTED: Final = bytes(set(range(256)) - set(b'"{[:,]}'))
 _NOT_DIGITS: Final = bytes(set(_NOT_COUNTED) - set(b"0123456789"))
 
 
@@ -38,12 +38,14 @@ class Marks(NamedTuple):
         members: members of objects.
         commas: between members, and between values of arrays.
         strings: names of members included.
+        opened: objects and arrays that are not closed.
     """
 
     containers: int = 0
     members: int = 0
     commas: int = 0
     strings: int = 0
+    opened: int = 0
 
     @property
     def parts(self) -> int:
@@ -54,13 +56,14 @@ class Marks(NamedTuple):
 
 def running_marks(text: bytes) -> Iterator[Marks]:
     """What a text has up to the end of each window; of one that is not JSON, something."""
-    containers = members = commas = quotes = 0
+    containers = members = commas = quotes = closed = 0
     for outside, quoted in _outside_strings(text, _NOT_COUNTED):
         containers += outside.count(b"{") + outside.count(b"[")
         members += outside.count(b":")
         commas += outside.count(b",")
         quotes += quoted
-        yield Marks(containers, members, commas, quotes // 2)
+        closed += outside.count(b"}") + outside.count(b"]")
+        yield Marks(containers, members, commas, quotes // 2, containers - closed)
 
 
 def has_long_integer(text: bytes) -> Generator[None, None, bool]:

@@ -64,6 +64,11 @@ def test_the_marks_of_any_text_are_those_of_what_it_decodes_to(
         assert [*running_marks(text)][-1] == counted(value)
 
 
+def test_what_is_open_is_counted_where_a_text_is_cut_off() -> None:
+    *_, marks = running_marks(b'{"a":[[1,{"b":"]}')
+    assert marks.opened == 4
+
+
 @given(VALUES, st.integers(1, 40))
 def test_no_long_integer_is_overlooked(value: Any, window: int) -> None:
     text = json.dumps(value).encode()
