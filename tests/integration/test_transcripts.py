@@ -23,6 +23,7 @@ from callstate_client.protocol.events import GAP, MEMBERS, TYPES
 from callstate_sidecar.config.options import OPTIONS
 from callstate_sidecar.stores.sqlite import SqliteStore
 from support.daemon import Daemon
+from support.redis_server import RedisServer, binaries
 from support.stores import refuse_changes
 from support.transcripts import HANGS_UP, KINDS, MORE, Player, Transcript, parse
 from support.wire import Wire
@@ -132,7 +133,7 @@ STAGES = {
     "store-away": ["--set", "server.shutdown_flush_s=0"],
     "full": ["--set", "limits.sessions=1"],
     "journal-full": [],
-    "stopping": ["--set", "server.shutdown_flush_s=5"],
+    "stopping": ["--set", "server.shutdown_flush_s=3", "--set", "store.flush_interval_s=30"],
     "few-events": ["--set", "limits.events=2"],
     "no-grace": ["--set", "reaper.reconnect_grace_s=0"],
     "restarted": [],
@@ -147,14 +148,19 @@ class Stage:
 
     def __init__(self, setup: str) -> None:
         self.setup = setup
-        store = AWAY if setup in ("store-away", "stopping") else None
+        self.redis = RedisServer(binaries()["valkey"]) if setup == "stopping" else None
+        store = AWAY if setup == "store-away" else None
+        if self.redis is not None:
+            self.redis.start()
+            store = self.redis.url
         self.daemon = Daemon(*STAGES[setup], store=store)
         self.limits = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
     def on_remark(self, number: int) -> None:
         if number:
             return
-        if self.setup == "stopping":
+        if self.redis is not None:
+            self.redis.pause()  # it has the session to write, and asks for that as long as it may
             self.daemon.signal(signal.SIGTERM)
             self._wait_until_nobody_listens()
         elif self.setup == "unreadable":
@@ -188,7 +194,11 @@ class Stage:
     def close(self) -> None:
         if self.setup == "journal-full" and self.daemon.process is not None:
             resource.prlimit(self.daemon.process.pid, resource.RLIMIT_FSIZE, self.limits)
-        self.daemon.close(expect="journal does not take writes|File too large|disk|the store does not take")
+        self.daemon.close(
+            expect="journal does not take writes|File too large|disk|the store does not take|not yet in"
+        )
+        if self.redis is not None:
+            self.redis.close()
 
 
 @contextmanager
