@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from callstate_client.engine.interfaces import INTERNAL, InSteps
 from callstate_client.engine.verbs import workers
+from callstate_client.protocol.params import WorkerListParams
 from support.core import FakeClient
 from support.core_harness import CoreHarness
 
@@ -51,3 +54,29 @@ async def test_pages_are_in_the_order_of_ids(harness: CoreHarness, monkeypatch: 
     first = await harness.request(asking, "worker.list")
     assert [each["worker_id"] for each in first["workers"]] == ["w1"], "counting sessions has a bound"
     assert first["next_cursor"] == "w1"
+
+
+async def test_many_sessions_are_counted_in_steps(harness: CoreHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "LOOKS_A_STEP", 2)
+    for name in ("w1", "w2"):
+        peer = await harness.worker(name)
+        for number in range(6):
+            await harness.save(peer, f"{name}-{number}")
+    listing = workers.list_workers(harness.core.ctx, INTERNAL, WorkerListParams())
+    assert isinstance(listing, InSteps), "the first of them"
+    assert sum(1 for _ in listing.work) == 5
+
+
+async def test_a_worker_that_leaves_meanwhile_is_not_shown(
+    harness: CoreHarness, w1: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "LOOKS_A_STEP", 1)
+    await harness.save(w1, "a")
+    await harness.worker("w2")
+    listing = workers.list_workers(harness.core.ctx, INTERNAL, WorkerListParams())
+    assert isinstance(listing, InSteps)
+    harness.drop_connection(w1)
+    await harness.advance(60)
+    result = listing.finish()
+    assert isinstance(result, bytes)
+    assert [each["worker_id"] for each in json.loads(result)["workers"]] == ["w2"]
