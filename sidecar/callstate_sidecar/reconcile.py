@@ -37,7 +37,8 @@ from callstate_client.engine.sessions.merging import merge, take_document
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase, OpResult
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import placeholder_of, session_in_steps
-from callstate_client.engine.sessions.stored import ENDED, StoredMeta, StoredSession, Write
+from callstate_client.engine.sessions.stored import ENDED, StoredMeta, StoredSession
+from callstate_client.engine.sessions.writes import Write
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.engine.user import UNKNOWN, User
 from callstate_client.errors import UnreadableError

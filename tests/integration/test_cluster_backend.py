@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
-from msgspec import structs
 
-from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, StoredSession, Write
+from callstate_client.engine.sessions.stored import Query, StoredMeta, StoredSession
+from callstate_client.engine.sessions.writes import Whole, Write
 from callstate_sidecar.stores.backend import Deviation, StoredVersion, WriteOutcome
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.redis.client import ScriptClient, connect
+from support.patches import a_patch
 from support.redis_server import binaries
 from support.redis_topologies import ClusterServers
 from support.stores import all_active, all_found
@@ -48,12 +49,12 @@ async def raw(cluster: ClusterServers) -> AsyncIterator[ScriptClient]:
     await client.close()
 
 
-def a_write(session_id: str, document: bytes | None = b"", version: int = 1, **fields: object) -> Write:
+def a_write(session_id: str, document: bytes | None = b"", version: int = 1, **fields: object) -> Whole:
     if document == b"":
         document = b'{"id":"%b","status":"active","call_id":"CA1","history":[]}' % session_id.encode()
     active = bool(fields.pop("active", document is not None))
     meta = StoredMeta(host="here", epoch=1, version=version, **fields)  # type: ignore[arg-type]
-    return Write(session_id, document, meta, active=active, beat_ms=5, call_id="CA1" if document else "")
+    return Whole(session_id, document, meta, active=active, beat_ms=5, call_id="CA1" if document else "")
 
 
 async def written(backend: RedisBackend, *writes: Write) -> None:
@@ -115,8 +116,8 @@ async def test_a_turn_is_patched_in(backend: RedisBackend) -> None:
     first = a_write("call-1")
     await written(backend, first)
     document = first.document or b""
-    patch = Patch(first.meta, len(document), ((len(document) - 2, b'{"role":"user"}]}'),))
-    await written(backend, structs.replace(a_write("call-1", version=2), document=b"", patch=patch))
+    meta = StoredMeta(host="here", epoch=1, version=2)
+    await written(backend, a_patch(first.meta, document, meta, b'{"role":"user"}'))
     stored = await backend.read("call-1")
     assert stored is not None
     assert stored.document == document[:-2] + b'{"role":"user"}]}'

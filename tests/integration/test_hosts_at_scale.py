@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.sessions.stored import StoredMeta, Write
+from callstate_client.engine.sessions.stored import StoredMeta
+from callstate_client.engine.sessions.writes import Whole
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.watch import WATCHED_HOSTS
@@ -114,7 +115,7 @@ async def test_no_turn_of_the_loop_is_long_while_a_dead_hosts_sessions_are_adopt
         meta = StoredMeta(host="old", epoch=1, version=1, owner="w1", state="live")
         for start in range(0, SESSIONS, 500):
             names = [f"call-{number}" for number in range(start, start + 500)]
-            await old.write([Write(name, DOCUMENT % name.encode(), meta, active=True, beat_ms=5) for name in names])
+            await old.write([Whole(name, DOCUMENT % name.encode(), meta, active=True, beat_ms=5) for name in names])
         registry = new.hosts
         assert registry is not None
         adopted, longest_s = await adopt(registry, tmp_path)

@@ -13,13 +13,15 @@ from urllib.parse import quote
 import pytest
 
 from callstate_client import CallstateError, SessionState, connect
-from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, StoreError, Write
+from callstate_client.engine.sessions.stored import Query, StoredMeta, StoreError
+from callstate_client.engine.sessions.writes import Patch, Whole
 from callstate_sidecar.config.store_url import check_store_files, check_store_url
 from callstate_sidecar.stores.backend import StoredVersion
 from callstate_sidecar.stores.hosts import Take
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from support.certificates import Certificates
 from support.daemon import Daemon
+from support.patches import a_patch
 from support.redis_server import RedisServer, binaries, free_port
 from support.redis_topologies import Group, TcpServer, until
 from support.tls_front import tls_front
@@ -45,17 +47,15 @@ def documented_rules(*, clustered: bool = False) -> list[str]:
 
 def a_write(
     version: int, *, epoch: int = 1, document: bytes | None = DOCUMENT, active: bool = True, **meta: Any
-) -> Write:
+) -> Whole:
     known = StoredMeta(host="here", epoch=epoch, version=version, **meta)
-    return Write("call-1", document, known, active=active, beat_ms=5, call_id="CA-1")
+    return Whole("call-1", document, known, active=active, beat_ms=5, call_id="CA-1")
 
 
-def a_patch() -> Write:
+def a_turn() -> Patch:
     """A turn for the document of version 1, whose only operation is forgotten."""
     base = StoredMeta(host="here", epoch=1, version=1, ops={"op-1": b"{}"})
-    write = a_write(2, document=b"")
-    write.patch = Patch(base, len(DOCUMENT), ((len(DOCUMENT) - 2, b'{"role":"user"}]}'),))
-    return write
+    return a_patch(base, DOCUMENT, StoredMeta(host="here", epoch=1, version=2), b'{"role":"user"}')
 
 
 async def share(here: RedisBackend, there: RedisBackend) -> None:
@@ -87,7 +87,7 @@ async def everything(url: str, *, synced: bool) -> None:
         here.ping,
         here.check_for_loss,
         lambda: here.write([a_write(1, ops={"op-1": b"{}"})]),
-        lambda: here.write([a_patch()]),
+        lambda: here.write([a_turn()]),
         lambda: here.read("call-1"),
         lambda: here.write_beats({"call-1": 9}),
         here.active_ids,

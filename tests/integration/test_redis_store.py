@@ -22,13 +22,12 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 
 from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import (
-    Patch,
     StoredMeta,
     StoreDownError,
     StoredSession,
     StoreRefusingError,
-    Write,
 )
+from callstate_client.engine.sessions.writes import Patch, Whole
 from callstate_client.errors import (
     InvalidParamsError,
     SessionEndedError,
@@ -42,6 +41,7 @@ from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.redis import backend as redis_backend
 from callstate_sidecar.stores.redis.errors import fault_of_all, is_refusal
 from support.documents import go_document
+from support.patches import a_patch
 from support.redis_server import RedisServer, binaries
 from support.stores import all_active
 
@@ -84,16 +84,15 @@ async def both(url: str, password: str | None = None) -> AsyncIterator[tuple[Red
         await backend.close()
 
 
-def a_write(session_id: str = "call-1", version: int = 1, document: bytes | None = DOCUMENT) -> Write:
+def a_write(session_id: str = "call-1", version: int = 1, document: bytes | None = DOCUMENT) -> Whole:
     meta = StoredMeta(host="here", epoch=1, version=version)
-    return Write(session_id, document, meta, active=document is not None, beat_ms=5)
+    return Whole(session_id, document, meta, active=document is not None, beat_ms=5)
 
 
-def a_patch(session_id: str) -> Write:
-    """The document of version 1 with its last byte written anew."""
-    write = a_write(session_id, 2, b"")
-    patch = Patch(StoredMeta(host="here", epoch=1, version=1), len(DOCUMENT), ((len(DOCUMENT) - 1, b"}"),))
-    return structs.replace(write, patch=patch)
+def patch_of(session_id: str) -> Patch:
+    """The document of version 1 with its bytes written anew."""
+    base, meta = (StoredMeta(host="here", epoch=1, version=version) for version in (1, 2))
+    return structs.replace(a_patch(base, DOCUMENT, meta), session_id=session_id)
 
 
 async def keys_under(raw: Redis, prefix: str) -> set[str]:
@@ -153,7 +152,7 @@ async def test_an_end_takes_the_beat_out_and_a_delete_leaves_no_trace(
 async def test_a_write_leaves_meta_beside_the_document(backend: RedisBackend, raw: Redis, prefix: str) -> None:
     document = b'{"id":"call-1","pad":"' + b"\xc3\xbc" * 600 + b'"}'
     meta = StoredMeta(host="", epoch=7, version=2**63 - 1, owner="w-1", labels={"app": "sales"})
-    await backend.write([Write("call-1", document, meta, active=True, beat_ms=1_700_000_000_123)])
+    await backend.write([Whole("call-1", document, meta, active=True, beat_ms=1_700_000_000_123)])
     assert await raw.hgetall(f"{{{prefix}call-1}}:meta") == {
         b"host": b"here",
         b"epoch": b"7",
@@ -182,11 +181,11 @@ async def test_a_write_leaves_meta_beside_the_document(backend: RedisBackend, ra
 async def test_a_session_is_in_one_hosts_set_at_a_time(backend: RedisBackend, raw: Redis, prefix: str) -> None:
     await backend.write([a_write()])
     meta = StoredMeta(host="there", epoch=2, version=1)
-    await backend.write([Write("call-1", DOCUMENT, meta, active=True)])
+    await backend.write([Whole("call-1", DOCUMENT, meta, active=True)])
     assert await raw.smembers(prefix + "@host:here:sessions") == set()
     assert await raw.smembers(prefix + "@host:there:sessions") == {b"call-1"}
     meta = StoredMeta(host="there", epoch=2, version=2)
-    await backend.write([Write("call-1", None, meta, active=False)])
+    await backend.write([Whole("call-1", None, meta, active=False)])
     assert await keys_under(raw, prefix) == {"{P:call-1}:meta"}
     assert await raw.hget(f"{{{prefix}call-1}}:meta", "deleted") == b"1"
     assert 990_000 < await raw.pttl(f"{{{prefix}call-1}}:meta") <= 1_000_000
@@ -339,7 +338,7 @@ async def test_a_patch_that_fails_rejects_its_session_alone(binary: str) -> None
             meta = "{voicesession:call-3}:meta"
             await raw.delete(meta)
             await raw.rpush(meta, "not ours")
-            results = await backend.write([a_patch(name) for name in names])
+            results = await backend.write([patch_of(name) for name in names])
             outcomes = {name: result.outcome for name, result in zip(names, results, strict=True)}
             assert outcomes == dict.fromkeys(names, WriteOutcome.WRITTEN) | {"call-3": WriteOutcome.REJECTED}
             assert "WRONGTYPE" in results[3].detail
@@ -553,11 +552,11 @@ async def test_a_server_that_takes_no_patches_refuses(name: str, binary: str) ->
         async with both(server.url) as (_, backend):
             await backend.write([a_write("call-1"), a_write("call-2")])
             server.command(*worse.split())
-            for batch in ([a_patch("call-1")], [a_patch("call-1"), a_patch("call-2")]):
+            for batch in ([patch_of("call-1")], [patch_of("call-1"), patch_of("call-2")]):
                 with pytest.raises(StoreRefusingError):
                     await backend.write(batch)
             server.command(*better.split())
-            results = await backend.write([a_patch("call-1"), a_patch("call-2")])
+            results = await backend.write([patch_of("call-1"), patch_of("call-2")])
             assert {result.outcome for result in results} == {WriteOutcome.WRITTEN}
 
 
@@ -567,7 +566,7 @@ async def test_a_permission_that_patches_miss_is_not_the_fault_of_a_session(bina
         server.command("ACL", "SETUSER", "worker", "on", ">p", "~*", "+@all", "-setrange")
         async with both(f"unix://worker:p@{server.socket}") as (_, backend):
             await backend.write([a_write("call-1"), a_write("call-2")])
-            for batch in ([a_patch("call-1")], [a_patch("call-1"), a_patch("call-2")]):
+            for batch in ([patch_of("call-1")], [patch_of("call-1"), patch_of("call-2")]):
                 with pytest.raises(StoreRefusingError):
                     await backend.write(batch)
 

@@ -16,6 +16,7 @@ from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import write_of
 from callstate_client.engine.sessions.stored import StoredSession
+from callstate_client.engine.sessions.writes import Patch, Whole
 from callstate_sidecar.stores.backend import WriteOutcome
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
 from callstate_sidecar.stores.sqlite.schema import SCHEMA_VERSION
@@ -177,8 +178,7 @@ async def test_a_large_change_of_the_head_is_not_kept_where_heartbeats_write(
     await flush(backend, session)
     session.doc.fields = session.doc.fields.replace(b"xx", b"yy")
     a_turn_later(session)
-    write = write_of(session, HOST)
-    assert write.patch is not None
+    assert isinstance(write_of(session, HOST), Patch)
     await flush(backend, session)
     assert parts(path) == 0
     a_turn_later(session)
@@ -198,7 +198,7 @@ async def test_fields_and_counters_are_patched_in_any_order(backend: SqliteBacke
         session.doc.fields = session.doc.fields[: session.doc.fields.index(b',"recovery')]
         session.doc.fields += b',"recovery_data":{"node":"%b"}' % node
         a_turn_later(session)
-        assert write_of(session, HOST).patch is not None
+        assert isinstance(write_of(session, HOST), Patch)
         await flush(backend, session)
         found = json.loads((await stored(backend)).document or b"")
         assert found == json.loads(session.doc.to_json(session.doc.updated_us))
@@ -227,7 +227,9 @@ async def test_a_turn_renews_the_ttl_only_when_a_quarter_has_passed(
 async def test_a_file_of_the_first_version_gets_parts(path: Path, clock: ExpiryClock) -> None:
     session = a_session(3)
     session.version = 7
-    document = write_of(session, HOST).document
+    write = write_of(session, HOST)
+    assert isinstance(write, Whole)
+    document = write.document
     with by_hand(path) as connection:
         connection.executescript(FIRST_SCHEMA)
         connection.execute(

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.sessions.stored import StoredMeta, Write
+from callstate_client.engine.sessions.stored import StoredMeta
+from callstate_client.engine.sessions.writes import Whole
 from callstate_sidecar.stores.backend import WriteOutcome
 from callstate_sidecar.stores.sqlite import SqliteBackend, erasure
 
@@ -36,14 +37,14 @@ async def backend(path: Path) -> AsyncIterator[SqliteBackend]:
     backend = SqliteBackend(path, ttl_s=100, host_id="here", timeout_s=0.05)
     await backend.write([write(f"other-{number}", b"kept" * 50_000) for number in range(40)])
     await backend.write([write("c1", SAID * 10_000)])
-    await backend.write([Write("c1", None, StoredMeta(host="here", version=2, deleted=True), active=False)])
+    await backend.write([Whole("c1", None, StoredMeta(host="here", version=2, deleted=True), active=False)])
     yield backend
     await backend.close()
 
 
-def write(session_id: str, said: bytes, version: int = 1) -> Write:
+def write(session_id: str, said: bytes, version: int = 1) -> Whole:
     document = b'{"id":"%b","status":"active","x":"%b"}' % (session_id.encode(), said)
-    return Write(session_id, document, StoredMeta(host="here", version=version), active=True)
+    return Whole(session_id, document, StoredMeta(host="here", version=version), active=True)
 
 
 def content(path: Path) -> bytes:

@@ -23,8 +23,8 @@ from callstate_client.engine.sessions.stored import (
     StoreDownError,
     StoredSession,
     StoreRefusingError,
-    Write,
 )
+from callstate_client.engine.sessions.writes import Whole
 from callstate_client.errors import InvalidParamsError, SessionNotFoundError, StoreUnavailableError
 from callstate_client.model import SessionState
 from callstate_sidecar.stores.backend import WriteOutcome
@@ -60,9 +60,9 @@ async def backend(path: Path, clock: ExpiryClock) -> AsyncIterator[SqliteBackend
     await backend.close()
 
 
-def a_write(session_id: str = "call-1", version: int = 1, document: bytes | None = DOCUMENT) -> Write:
+def a_write(session_id: str = "call-1", version: int = 1, document: bytes | None = DOCUMENT) -> Whole:
     meta = StoredMeta(host="here", epoch=1, version=version)
-    return Write(session_id, document, meta, active=document is not None)
+    return Whole(session_id, document, meta, active=document is not None)
 
 
 @contextmanager

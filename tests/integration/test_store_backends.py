@@ -14,13 +14,15 @@ import pytest
 from msgspec import structs
 from redis.asyncio import Redis
 
-from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, StoredSession, Write
+from callstate_client.engine.sessions.stored import Query, StoredMeta, StoredSession
+from callstate_client.engine.sessions.writes import Patch, Whole, Write
 from callstate_client.model import SessionState
 from callstate_sidecar.stores.backend import TOGETHER_BYTES, Backend, Deviation, StoredVersion, WriteOutcome
 from callstate_sidecar.stores.document_store import DocumentStore
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
 from support.documents import GO_DOCUMENTS, go_document
+from support.patches import a_patch
 from support.redis_server import RedisServer
 from support.stores import all_active, all_found
 
@@ -90,11 +92,11 @@ async def side(request: pytest.FixtureRequest, redis_server: RedisServer, tmp_pa
         yield one
 
 
-def a_write(session_id: str = "call-1", document: bytes | None = DOCUMENT, **fields: object) -> Write:
+def a_write(session_id: str = "call-1", document: bytes | None = DOCUMENT, **fields: object) -> Whole:
     active = bool(fields.pop("active", document is not None))
     beat_ms = fields.pop("beat_ms", 0)
     meta = StoredMeta(**({"host": "here", "epoch": 1, "version": 1} | fields))  # type: ignore[arg-type]
-    return Write(session_id, document, meta, active=active, beat_ms=beat_ms)  # type: ignore[arg-type]
+    return Whole(session_id, document, meta, active=active, beat_ms=beat_ms)  # type: ignore[arg-type]
 
 
 async def outcome(side: Side, write: Write) -> WriteOutcome:
@@ -192,12 +194,12 @@ async def test_all_of_meta_comes_back(side: Side) -> None:
         ops={"op-1": b'{"version":1}', "op-ü": b'{"version":2,"turn_count":1}'},
     )
     document = bytes(range(256)) * 10
-    await side.backend.write([Write("call-1", document, meta, active=True, beat_ms=1_700_000_000_123)])
+    await side.backend.write([Whole("call-1", document, meta, active=True, beat_ms=1_700_000_000_123)])
     assert await there(side) == StoredSession(document, meta, 1_700_000_000_123)
 
 
 async def test_meta_that_is_empty_comes_back_empty(side: Side) -> None:
-    await side.backend.write([Write("call-1", DOCUMENT, StoredMeta(), active=True)])
+    await side.backend.write([Whole("call-1", DOCUMENT, StoredMeta(), active=True)])
     assert (await there(side)).meta == StoredMeta(host="here")
     # nothing of an earlier write stays behind
     full = a_write(
@@ -454,25 +456,21 @@ async def test_a_search_gives_all_that_match_page_by_page(side: Side) -> None:
 # -- patches -----------------------------------------------------------------------------------------------
 
 OPENING = b'{"id":"call-1","status":"active"     ,"history":['
+ON_HOLD = b'"on_hold"    '
 
 
-def a_patch(base: StoredMeta, length: int, *changes: tuple[int, bytes], **fields: object) -> Write:
-    write = a_write(document=b"", **fields)
-    return structs.replace(write, active=True, patch=Patch(base, length, changes))
-
-
-def a_turn_over(document: bytes, turn: bytes) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
-    return (24, b'"on_hold"    '), (len(document) - 2, turn + b"]}")
+def a_turn(base: StoredMeta, document: bytes, turn: bytes, *, head: bytes = b"", **fields: object) -> Patch:
+    """A patch from the status on."""
+    return a_patch(base, document, a_write(**fields).meta, turn, head=head, offset=OPENING.index(b'"active"'))
 
 
 async def test_a_patch_changes_the_document_in_place(side: Side) -> None:
     document = OPENING + b"]}"
     first = a_write(document=document, ops={"op-1": b'{"version":1}', "op-2": b"{}"}, labels={"app": "sales"})
     assert await outcome(side, first) is WriteOutcome.WRITTEN
-    changes = a_turn_over(document, b'{"role":"user"}')
-    second = a_patch(
-        first.meta, len(document), *changes, version=2, ops={"op-2": b"{}", "op-3": b"[3]"}, labels={"app": "x"}
-    )
+    ops = {"op-2": first.meta.ops["op-2"], "op-3": b"[3]"}
+    turn = b'{"role":"user"}'
+    second = a_turn(first.meta, document, turn, head=ON_HOLD, version=2, ops=ops, labels={"app": "x"})
     assert await outcome(side, second) is WriteOutcome.WRITTEN
     stored = await there(side)
     assert stored.document is not None
@@ -480,7 +478,7 @@ async def test_a_patch_changes_the_document_in_place(side: Side) -> None:
     assert stored.meta is not None
     assert (stored.meta.version, stored.meta.labels) == (2, {"app": "x"})
     assert [*stored.meta.ops.items()] == [("op-2", b"{}"), ("op-3", b"[3]")]
-    again = a_patch(second.meta, len(stored.document), (len(stored.document) - 2, b",{}]}"), version=3, owner="w-1")
+    again = a_turn(second.meta, stored.document, b",{}", version=3, owner="w-1")
     assert await outcome(side, again) is WriteOutcome.WRITTEN
     stored = await there(side)
     assert stored.document is not None
@@ -505,7 +503,7 @@ async def test_a_patch_fits_only_what_it_was_made_for(side: Side, held: dict[str
         await side.backend.write([a_write(**({"document": OPENING + b"]}"} | held))])  # type: ignore[arg-type]
     before = await side.backend.read("call-1")
     base = StoredMeta(host="here", epoch=1, version=6)
-    patch = a_patch(base, len(OPENING) + 2, (len(OPENING), b"{}]}"), version=8)
+    patch = a_turn(base, OPENING + b"]}", b"{}", version=8)
     assert await outcome(side, patch) in (WriteOutcome.NOT_BASE, WriteOutcome.SUPERSEDED)
     assert await side.backend.read("call-1") == before
 
@@ -516,9 +514,8 @@ async def test_patches_of_one_batch_have_outcomes_of_their_own(side: Side) -> No
     names = [f"call-{number}" for number in range(80)]
     await side.backend.write([a_write(name, document, version=1 if name != "call-7" else 9) for name in names])
     base = StoredMeta(host="here", epoch=1, version=1)
-    batch = [
-        structs.replace(a_patch(base, len(document), (len(document) - 2, b"{}]}"), version=2), session_id=name)
-        for name in names
+    batch: list[Write] = [
+        structs.replace(a_turn(base, document, b"{}", version=2), session_id=name) for name in names
     ]
     batch[40] = a_write("call-40", document, version=2)
     results = await side.backend.write(batch)
@@ -536,7 +533,7 @@ async def test_a_patch_is_not_made_in_a_document_of_other_software(side: Side) -
     await side.backend.write([first])
     await side.store.save(SessionState("call-1", from_="+49"))
     theirs = await there(side)
-    patch = a_patch(first.meta, len(document), (len(document) - 2, b"{}]}"), version=2)
+    patch = a_turn(first.meta, document, b"{}", version=2)
     assert await outcome(side, patch) is WriteOutcome.NOT_BASE
     assert (await there(side)).document == theirs.document
 
@@ -589,7 +586,7 @@ async def test_a_patched_document_is_not_foreign_and_a_change_of_it_is(side: Sid
     document = OPENING + b"]}"
     first = a_write(document=document)
     await side.backend.write([first])
-    patch = a_patch(first.meta, len(document), *a_turn_over(document, b'{"role":"user"}'), version=2)
+    patch = a_turn(first.meta, document, b'{"role":"user"}', head=ON_HOLD, version=2)
     await side.backend.write([patch])
     assert (await there(side)).foreign_stamp == b""
     state = await side.store.load("call-1")

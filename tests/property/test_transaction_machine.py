@@ -8,12 +8,13 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from msgspec import structs
 
+from callstate_client.engine.sessions.layout import END
 from callstate_client.engine.sessions.records import Record
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import session_of
-from callstate_client.engine.sessions.stored import StoredSession, Write
+from callstate_client.engine.sessions.stored import StoredSession
+from callstate_client.engine.sessions.writes import Patch, Whole, Write
 from support.budget import examples
 from support.core import HOST, kept
 from support.hot_bytes import recounted, recounted_dirty
@@ -32,16 +33,15 @@ def state(harness: TableHarness) -> dict[str, Any]:
     }
 
 
-def as_whole(write: Write, stored: Write | None) -> Write:
+def as_whole(write: Write, stored: Whole | None) -> Whole:
     """The write with its patch applied."""
-    if write.patch is None:
+    if isinstance(write, Whole):
         return write
     assert stored is not None
     assert stored.document is not None
-    document = write.patch.apply(stored.document)
-    assert write.result is not None
-    assert len(document) == write.result.length
-    return structs.replace(write, document=document, patch=None)
+    document = write.apply(stored.document)
+    assert len(document) == write.result.end + len(END)
+    return Whole(write.session_id, document, write.meta, True, write.beat_ms, result=write.result)
 
 
 def is_kept_for_the_store(harness: TableHarness, session_id: str) -> bool:
@@ -63,7 +63,7 @@ class TransactionMachine(RuleBasedStateMachine):
         self.harness = TableHarness()
         self.now = 0.0
         self.log: list[Record] = []
-        self.store: dict[str, Write] = {}
+        self.store: dict[str, Whole] = {}
         self.truth: dict[str, int] = {}
         self.flight: list[tuple[Write, float]] = []
         self.open_group()
@@ -143,7 +143,7 @@ class TransactionMachine(RuleBasedStateMachine):
         self.ended_meanwhile = True
         for write, since in reversed(self.flight):
             stored = self.store.get(write.session_id)
-            if write.patch is not None and (stored is None or stored.meta.version != write.patch.base.version):
+            if isinstance(write, Patch) and (stored is None or stored.version != write.base.version):
                 self.harness.queue.write_whole(write, since)
                 continue
             if outcome in ("acknowledged", "reply lost"):

@@ -16,8 +16,8 @@ from callstate_client.engine.sessions.stored import (
     StoredSession,
     StoreRefusingError,
     StoreTimeoutError,
-    Write,
 )
+from callstate_client.engine.sessions.writes import Write
 from callstate_sidecar.stores.backend import WriteResult
 from support.stores import MemoryBackend
 

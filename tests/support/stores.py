@@ -19,8 +19,8 @@ from callstate_client.engine.sessions.stored import (
     StoreError,
     StorePartDownError,
     StoreRefusingError,
-    Write,
 )
+from callstate_client.engine.sessions.writes import Patch, Whole, Write
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.backend import (
     DOCUMENT_BYTES,
@@ -163,21 +163,24 @@ class MemoryBackend:
         meta = None if held is None else held.meta
         found = None if meta is None else Stamp(meta.host, meta.epoch, meta.version)
         stamp = Stamp(write.meta.host, write.meta.epoch, write.meta.version)
+        if isinstance(write, Patch):
+            if found is not None and not takes(found, stamp):
+                return WriteResult(WriteOutcome.SUPERSEDED, superseded_by(found))
+            if held is None or held.document is None or held.foreign_stamp:
+                return WriteResult(WriteOutcome.NOT_BASE)
+            if found is None or found.version != write.base.version:
+                return WriteResult(WriteOutcome.NOT_BASE)
+            self.rows[write.session_id] = StoredSession(write.apply(held.document), write.meta, write.beat_ms)
+            self.active.add(write.session_id)
+            return WriteResult(WriteOutcome.WRITTEN)
         foreign = held is not None and held.foreign_stamp not in (b"", write.seen_stamp)
-        if foreign and write.patch is None and not write.is_new:
+        if foreign and not write.is_new:
             return WriteResult(WriteOutcome.UNSEEN)
         if unseen(found, stamp, write.seen, there=held is not None):
             return WriteResult(WriteOutcome.UNSEEN)
         if found is not None and not takes(found, stamp):
             return WriteResult(WriteOutcome.SUPERSEDED, superseded_by(found))
-        document = write.document
-        if write.patch is not None:
-            if foreign or held is None or held.document is None or meta is None:
-                return WriteResult(WriteOutcome.NOT_BASE)
-            if meta.version != write.patch.base.version:
-                return WriteResult(WriteOutcome.NOT_BASE)
-            document = write.patch.apply(held.document)
-        self.rows[write.session_id] = StoredSession(document, write.meta, write.beat_ms)
+        self.rows[write.session_id] = StoredSession(write.document, write.meta, write.beat_ms)
         (self.active.add if write.active else self.active.discard)(write.session_id)
         return WriteResult(WriteOutcome.WRITTEN, set_aside=foreign)
 
@@ -275,7 +278,7 @@ async def taken_over(backend: Backend, host_id: str = "host-2", owner: str = "w9
         assert stored is not None
         assert stored.meta is not None
         meta = structs.replace(stored.meta, host=host_id, epoch=1 << 20, owner=owner)
-        await backend.write([Write(session_id, stored.document, meta, active=True)])
+        await backend.write([Whole(session_id, stored.document, meta, active=True)])
 
 
 async def all_active(backend: Backend) -> list[str]:

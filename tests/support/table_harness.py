@@ -12,7 +12,7 @@ from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.records import HistoryMode, Record, TurnsRecord
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import Write
+from callstate_client.engine.sessions.writes import Write
 from callstate_client.engine.table import replay
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.transaction import Transaction

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from callstate_client.engine.sessions.stored import Write
+from callstate_client.engine.sessions.writes import Write
 
 __all__ = ["FlushBatch"]
 

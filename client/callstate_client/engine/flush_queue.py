@@ -24,7 +24,8 @@ from callstate_client.engine.flush_batch import FlushBatch
 from callstate_client.engine.sessions.records import BeatsRecord, RemovalRecord, StoreRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import write_of
-from callstate_client.engine.sessions.stored import StoredMeta, Write
+from callstate_client.engine.sessions.stored import StoredMeta
+from callstate_client.engine.sessions.writes import Whole, Write
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.engine.transaction import Transaction
@@ -103,7 +104,7 @@ class FlushQueue:
             self._tx.after_rollback.append(lambda _: self._not_announced(sent))
         added = batch.writes[before:]
         for write, _ in added:
-            table.dirty.depart(write.session_id, write.meta.version)
+            table.dirty.depart(write.session_id, write.version)
         return added
 
     def _not_announced(self, sent: dict[str, int]) -> None:
@@ -141,7 +142,7 @@ class FlushQueue:
         meta = StoredMeta(
             host=host_id, epoch=tombstone.epoch, version=tombstone.version, deleted=True, ops=tombstone.ops
         )
-        return Write(session_id, None, meta, active=False)
+        return Whole(session_id, None, meta, active=False)
 
     def mark_stale(self, session_id: str, now: float, size: int) -> None:
         """Mark a session dirty for a reason other than a change: a rollback of the open group keeps the mark."""
@@ -171,7 +172,7 @@ class FlushQueue:
 
     def acked(self, write: Write) -> None:
         """The store has acknowledged this write."""
-        table, session_id, version = self.table, write.session_id, write.meta.version
+        table, session_id, version = self.table, write.session_id, write.version
         table.dirty.arrive(session_id)
         if table.quarantined:
             table.quarantined.discard(session_id)
@@ -192,7 +193,7 @@ class FlushQueue:
 
     def _stored(self, session: Session, write: Write) -> bool:
         """The store has this write of a session; returns whether that changes what the session weighs."""
-        version, result, known = write.meta.version, write.result, session.in_store
+        version, result, known = write.version, write.result, session.in_store
         if version >= session.stored_version:
             session.in_store, session.seen_stamp, session.stored_version = result, b"", version
         session.maybe_stored = False

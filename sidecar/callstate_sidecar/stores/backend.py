@@ -19,7 +19,8 @@ from typing import Final, NamedTuple, Protocol
 from msgspec import Struct
 
 from callstate_client.engine.limits import SESSION_BYTES
-from callstate_client.engine.sessions.stored import Query, StoredSession, StoreError, Write
+from callstate_client.engine.sessions.stored import Query, StoredSession, StoreError
+from callstate_client.engine.sessions.writes import Write
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.hosts import HostRegistry
 

@@ -11,7 +11,7 @@ import random
 from typing import Final
 
 from callstate_client.engine.flush_queue import FlushQueue
-from callstate_client.engine.sessions.stored import Write
+from callstate_client.engine.sessions.writes import Write
 from callstate_sidecar.slices import in_slices
 from callstate_sidecar.system.clock import SystemClock
 

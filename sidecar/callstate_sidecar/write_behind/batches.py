@@ -13,8 +13,8 @@ from callstate_client.engine.sessions.stored import (
     StorePartDownError,
     StoreRefusingError,
     StoreTimeoutError,
-    Write,
 )
+from callstate_client.engine.sessions.writes import Write
 from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.slices import Slices

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from callstate_client.engine.flush_queue import FlushQueue
-from callstate_client.engine.sessions.stored import Write
+from callstate_client.engine.sessions.writes import Patch, Write
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_sidecar.slices import in_slices
 from callstate_sidecar.system.clock import SystemClock
@@ -43,7 +43,7 @@ class FlushedDeletions:
     def written(self, write: Write) -> None:
         """Take note of what the store has written: a deletion, or a session in its place."""
         deleted = self._deleted
-        if not deleted and write.document is not None:  # as usual
+        if isinstance(write, Patch):  # as usual: what is patched is remembered no more, or never was
             return
         now = self._clock.mono()
         deleted.pop(write.session_id, None)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from callstate_client.engine.events import SET_ASIDE, SUPERSEDED, Events
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import StoredSession, Write
+from callstate_client.engine.sessions.stored import StoredSession
+from callstate_client.engine.sessions.writes import Write, is_deletion
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.journal import PartsLog
 from callstate_sidecar.logs.event_log import EventLog
@@ -186,6 +187,6 @@ class Outcomes:
             log.error(
                 "store_refused",
                 "the store does not take %s %s (%s); it stays here and in the journal, and is tried again",
-                "session" if write.document is not None else "the deletion of session", session_id, why,
+                "the deletion of session" if is_deletion(write) else "session", session_id, why,
                 session_id=session_id,
             )  # fmt: skip

@@ -393,30 +393,40 @@ class Document:
         room = room_for(head)
         return _joined(head.ljust(room) + HISTORY, self.chunks, END), room
 
-    def changes_since(self, base: InStore) -> tuple[tuple[int, bytes], ...] | None:
-        """The writes (offset, bytes) that turn the store's document into this one; None if it can't be changed in
-        place."""
-        head = b"{%b" % self._head(self.updated_us, self.fields)
-        if self.lineage != base.lineage or len(head) > base.room:
+    def changes_since(self, base: InStore) -> tuple[int, bytes, bytes] | None:
+        """What turns the store's document into this one: an offset, what its head has from there on, and what is
+        written over its end, empty for nothing. None if it can't be changed in place."""
+        fields, room = self.fields, base.room
+        if self.lineage != base.lineage:
             return None
-        start = len(base.fields) + 1 if self.fields == base.fields else 0
-        counters = (start, head.ljust(base.room)[start:])
-        if self.history_bytes == base.history_bytes:
-            return (counters,)
-        return counters, (base.length - len(END), self._history_from(base.history_bytes) + END)
+        if fields == base.fields:  # what follows them is sent
+            start = len(fields) + 1
+            head = self._head(self.updated_us, b"")
+        else:
+            start = 0
+            head = b"{%b" % self._head(self.updated_us, fields)
+        room -= start
+        if len(head) > room:
+            return None
+        before = base.history_bytes
+        turns = b"" if self.history_bytes == before else self._history_from(before)
+        return start, head.ljust(room), turns
 
     def _history_from(self, offset: int) -> bytes:
-        """The history from an offset on, at which a turn ended; reads only the chunks after it."""
-        comma = b"," if offset else b""
-        last = self.chunks[-1]
-        if offset + len(comma) + len(last) == self.history_bytes:  # one turn more, as usual
-            return comma + last
-        wanted, size = self.history_bytes - offset - len(comma), -1
-        first = len(self.chunks)
+        """The end of the document from an offset in the history on, at which a turn ended; reads only the chunks
+        after it."""
+        chunks, wanted = self.chunks, self.history_bytes - offset
+        last = chunks[-1]
+        if wanted == len(last) + 1:  # one turn more, as usual
+            return b",%b%b" % (last, END)
+        size, first = -1, len(chunks)
+        if offset:
+            wanted -= 1
         while size < wanted:
             first -= 1
-            size += len(self.chunks[first]) + 1
-        return comma + b",".join(self.chunks[first:])[size - wanted :]
+            size += len(chunks[first]) + 1
+        rest = b",".join(chunks[first:])[size - wanted :]
+        return b"%b%b%b" % (b"," if offset else b"", rest, END)
 
     def _head(self, updated_us: int, fields: bytes) -> bytes:
         text, text_us = self.updated_text

@@ -11,7 +11,6 @@ whole document is written, as it is the first time, after an amended turn, and w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -32,27 +31,28 @@ class InStore(Struct, frozen=True, gc=False):
     Args:
         version: its version there.
         room: length of the head with its padding, bytes.
-        length: length of the whole document, bytes.
         fields: `Document.fields` of that version.
         lineage: `Document.lineage`; another one means that turns were replaced since.
         history_bytes: length of the history, without brackets.
         facts, ops: those of that version.
         call_id: the call id it can be found by.
-        ended: whether it had ended.
         state: `StoredMeta.state` of it.
     """
 
     version: int
     room: int
-    length: int
     fields: bytes
     lineage: int
     history_bytes: int
     facts: Facts
-    ops: Mapping[str, bytes]
+    ops: dict[str, bytes]
     call_id: str
-    ended: bool
-    state: str = ""
+    state: str
+
+    @property
+    def end(self) -> int:
+        """Where the history ends and the closing brackets are, bytes from the document's beginning."""
+        return self.room + len(HISTORY) + self.history_bytes
 
 
 def room_for(head: bytes) -> int:

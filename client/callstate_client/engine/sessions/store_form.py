@@ -8,9 +8,7 @@ Pure: no clock, no I/O.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping
-
-from msgspec import structs
+from collections.abc import Generator
 
 from callstate_client.engine.reasons import SILENT
 from callstate_client.engine.sessions.document import Document
@@ -20,10 +18,11 @@ from callstate_client.engine.sessions.layout import InStore
 from callstate_client.engine.sessions.long_document import read_in_steps
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.steps import finished
-from callstate_client.engine.sessions.stored import ORPHAN, SUSPECT, Patch, StoredMeta, StoredSession, Write
+from callstate_client.engine.sessions.stored import ENDED, SUSPECT, StoredMeta, StoredSession
+from callstate_client.engine.sessions.writes import Patch, Whole, Write, meta_of
 from callstate_client.errors import DocumentError, UnreadableError
 from callstate_client.model import documents
-from callstate_client.model.times import MAX_US, format_us, is_time, parse_us
+from callstate_client.model.times import MAX_US, is_time, parse_us
 
 
 class FoundUnreadableError(Exception):
@@ -45,57 +44,49 @@ class FoundUnreadableError(Exception):
 
 def write_of(session: Session, host_id: str) -> Write:
     """The write of a session's current state: a patch if the store's document can be changed in place."""
-    doc, facts, ops, version, known = session.doc, session.facts, session.ops, session.version, session.in_store
-    state, base, ended, document = session.state, session.base, session.ended, b""
-    meta = _meta(facts, ops, version, host_id, state)
-    patch = None if known is None or ended else _patch(session, known, meta, host_id)
-    if known is None or patch is None:
-        document, room = doc.for_store()
-        length = len(document)
-    else:
-        room, length = known.room, patch.new_length
-    return Write(
-        session.id, document, meta, active=not ended, beat_ms=session.beat_us // 1000,
-        seen=None if base is None else base.version, call_id=doc.call_id, patch=patch,
-        is_new=version != session.stored_version,
-        result=InStore(
-            version=version, room=room, length=length, fields=doc.fields, lineage=doc.lineage,
-            history_bytes=doc.history_bytes, facts=facts, ops=ops, call_id=doc.call_id, ended=ended, state=state,
-        ),
-        seen_stamp=session.seen_stamp,
-    )  # fmt: skip
+    state, known = session.state, session.in_store
+    patch = None if known is None or state == ENDED else _patch(session, known, state, host_id)
+    return _whole(session, state, host_id) if patch is None else patch
 
 
-def _patch(session: Session, known: InStore, meta: StoredMeta, host_id: str) -> Patch | None:
+def _patch(session: Session, known: InStore, state: str, host_id: str) -> Patch | None:
     """What changes in the store's document of a live session; None if it has to be written whole.
 
     Args:
         session: the session.
         known: what the store has.
-        meta: what it gets.
+        state: `Session.state`.
         host_id: this host.
     """
     doc = session.doc
-    if session.base is not None or known.ended or known.call_id != doc.call_id:
+    if session.base is not None or known.state == ENDED or known.call_id != doc.call_id:
         return None
     changes = doc.changes_since(known)
     if changes is None:
         return None
-    if known.facts is session.facts and known.state == meta.state:  # as after a turn: nothing else of it differs
-        base = structs.replace(meta, version=known.version, ops=known.ops)
-    else:
-        base = _meta(known.facts, known.ops, known.version, host_id, known.state)
-    return Patch(base, known.length, changes)
+    offset, head, turns = changes
+    version = session.version
+    result = InStore(
+        version, known.room, doc.fields, doc.lineage, doc.history_bytes, session.facts, session.ops, doc.call_id,
+        state,
+    )  # fmt: skip
+    size = len(head) + len(turns)
+    return Patch(
+        session.id, host_id, version, known, result, offset, head, turns, size, session.beat_us // 1000
+    )  # fmt: skip
 
 
-def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str, state: str) -> StoredMeta:
-    return StoredMeta(
-        host=host_id, epoch=facts.epoch, version=version, owner=facts.owner, ended_reason=facts.ended_reason,
-        ended_at=format_us(facts.ended_us) if facts.ended_us else "", ended_detail=facts.ended_detail,
-        labels=facts.labels, reaped=facts.reaped, heartbeat_timeout_s=facts.heartbeat_timeout_s,
-        max_duration_s=facts.max_duration_s, ops=ops, state=state,
-        status_before=facts.status_before if facts.reaped else "",
-        orphan=facts.orphan if state in (ORPHAN, SUSPECT) else "", uid=facts.uid, gid=facts.gid,
+def _whole(session: Session, state: str, host_id: str) -> Whole:
+    doc, base = session.doc, session.base
+    document, room = doc.for_store()
+    result = InStore(
+        session.version, room, doc.fields, doc.lineage, doc.history_bytes, session.facts, session.ops, doc.call_id,
+        state,
+    )  # fmt: skip
+    return Whole(
+        session.id, document, meta_of(result, host_id), active=state != ENDED, beat_ms=session.beat_us // 1000,
+        seen=None if base is None else base.version, call_id=doc.call_id,
+        is_new=session.version != session.stored_version, result=result, seen_stamp=session.seen_stamp,
     )  # fmt: skip
 
 

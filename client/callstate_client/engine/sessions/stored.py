@@ -7,7 +7,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from callstate_client.engine.sessions.layout import InStore
 from callstate_client.engine.user import UNKNOWN
 
 LIVE: Final = "live"
@@ -85,75 +84,6 @@ class StoredMeta(Struct, kw_only=True):
     gid: int = UNKNOWN
     deleted: bool = False
     ops: Mapping[str, bytes] = {}
-
-
-class Patch(Struct, frozen=True):
-    """A change of a stored document in place; see layout.py.
-
-    Args:
-        base: the meta that the store must have; the store checks its host, epoch and version.
-        length: length of the document that the store must have, bytes.
-        changes: what to write where: offsets and bytes. One may reach beyond the document's end; the others are in
-            its head, and reach to the end of the head's room.
-    """
-
-    base: StoredMeta
-    length: int
-    changes: tuple[tuple[int, bytes], ...]
-
-    @property
-    def new_length(self) -> int:
-        """Length of the document with the changes made, bytes."""
-        length = self.length
-        for offset, data in self.changes:
-            length = max(length, offset + len(data))
-        return length
-
-    def apply(self, document: bytes) -> bytes:
-        """The document with the changes made."""
-        changed = bytearray(document)
-        for offset, data in self.changes:
-            changed[offset : offset + len(data)] = data
-        return bytes(changed)
-
-
-class Write(Struct):
-    """One session as it is to be in the store.
-
-    Args:
-        document: the whole document; None deletes it; empty where `patch` says what changes.
-        active: whether the session has not ended.
-        beat_ms: last heartbeat, milliseconds since 1970; 0 for none.
-        seen: write only if the store has nothing of this host above this version; 0: nothing at all; None: do not
-            check.
-        call_id: the call id that the session can be found by; empty for none.
-        patch: the change from what the store has, in place of the document.
-        is_new: whether it has changes that the store was never known to have; else it is written again.
-        result: what the session is known to be in the store once this is written.
-        seen_stamp: of the document of other software that this takes into account; empty for none.
-    """
-
-    session_id: str
-    document: bytes | None
-    meta: StoredMeta
-    active: bool
-    beat_ms: int = 0
-    seen: int | None = None
-    call_id: str = ""
-    patch: Patch | None = None
-    is_new: bool = True
-    result: InStore | None = None
-    seen_stamp: bytes = b""
-
-    @property
-    def size(self) -> int:
-        """About how many bytes of documents are sent."""
-        if self.patch is None:
-            return len(self.document or b"")
-        size = 0
-        for _, data in self.patch.changes:
-            size += len(data)
-        return size
 
 
 class Query(Struct, frozen=True):

@@ -16,9 +16,9 @@ from callstate_client.engine.sessions.stored import (
     StoredSession,
     StoreError,
     StoreRefusingError,
-    Write,
 )
 from callstate_client.engine.sessions.stored_meta import UnreadableMetaError
+from callstate_client.engine.sessions.writes import Write
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.slices import SLICE_S, Slices

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from callstate_client.engine.sessions.stored import Write
+from callstate_client.engine.sessions.writes import Patch, Write
 from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.redis.client import ScriptClient
 from callstate_sidecar.stores.redis.errors import NodeAwayError
@@ -47,7 +47,7 @@ class ClusterSets:
         keys, ids, calls = self._keys, list[bytes](), defaultdict[bytes, list[bytes]](list)
         beats: list[bytes | int] = []
         for write in batch:
-            if write.patch is not None or write.document is None:
+            if isinstance(write, Patch) or write.document is None:
                 continue  # what is patched is in the sets
             raw = id_bytes(write.session_id)
             if write.call_id:
@@ -73,7 +73,7 @@ class ClusterSets:
         keys = self._keys
         left, there = dict[bytes, int](), list[bytes]()
         for index, (write, result) in enumerate(zip(batch, results, strict=True)):
-            if result.outcome is not WriteOutcome.WRITTEN or write.patch is not None:
+            if result.outcome is not WriteOutcome.WRITTEN or isinstance(write, Patch):
                 continue
             if write.active and write.document is not None:
                 there.append(id_bytes(write.session_id))

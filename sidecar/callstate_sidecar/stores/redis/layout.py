@@ -22,13 +22,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 
 from callstate_client.engine.sessions.stored import StoredMeta
 from callstate_client.engine.sessions.stored_meta import checked_meta
+from callstate_client.engine.sessions.writes import Patch, meta_of
 from callstate_client.engine.user import MAX_ID, UNKNOWN
 from callstate_sidecar.stores.encoding import parse_labels, parse_ops, plain_beat
 
@@ -149,34 +149,28 @@ def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
     return [word for field in fields for word in field]
 
 
-def meta_changes(base: StoredMeta, meta: StoredMeta) -> tuple[list[bytes], list[str | bytes]]:
-    """The fields of meta to remove and, as alternating names and values, to set, where the store has `base`."""
+def meta_changes(patch: Patch) -> tuple[list[bytes], list[str | bytes]]:
+    """The fields of meta to remove and, as alternating names and values, to set."""
+    base, result = patch.base, patch.result
+    was, ops = base.ops, result.ops
+    removed: list[bytes] = []
     changed: list[str | bytes] = []
-    if _RARELY_CHANGED(base) != _RARELY_CHANGED(meta):
-        was = dict(_facts(base))
-        for name, value in _facts(meta):
-            if was[name] != value:
-                changed += (name, value)
-    ops = meta.ops
-    removed = [_OP + op.encode() for op in base.ops.keys() - ops.keys()]
-    new = {op for op, _ in ops.items() - base.ops.items()}
     # results are kept oldest first, so the new ones are the last; a version is above any number given before
-    number = meta.version + len(ops)
-    for op in reversed([*ops]) if new else ():
-        number -= 1
-        if op in new:
-            changed += (_OP + op.encode(), b"%d %b" % (number, ops[op]))
-            new.discard(op)
-            if not new:
-                break
+    left = len(ops)
+    for op in reversed(ops):
+        done = ops[op]
+        if was.get(op) is done:
+            break
+        left -= 1
+        changed += (_OP + op.encode(), b"%d %b" % (result.version + left, done))
+    if left != len(was):
+        removed += (_OP + op.encode() for op in was.keys() - ops.keys())
+    if base.facts is not result.facts or base.state != result.state:  # not so after a turn, as usual
+        before = dict(_facts(meta_of(base, patch.host)))
+        for name, value in _facts(patch.meta):
+            if before[name] != value:
+                changed += (name, value)
     return removed, changed
-
-
-_RARELY_CHANGED: Final = attrgetter(
-    "owner", "ended_reason", "ended_detail", "ended_at", "labels", "heartbeat_timeout_s", "max_duration_s",
-    "reaped", "status_before", "state", "orphan", "uid", "gid",
-)  # fmt: skip
-"""What `_facts` is made of. Most writes are of turns, and change none of it."""
 
 
 def _facts(meta: StoredMeta) -> list[tuple[bytes, str | bytes]]:

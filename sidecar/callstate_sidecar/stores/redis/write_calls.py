@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Any, Final, NamedTuple
 
-from callstate_client.engine.sessions.stored import Patch, Write
+from callstate_client.engine.sessions.writes import Patch, Whole, Write
 from callstate_sidecar.stores.redis.client import ScriptCall
 from callstate_sidecar.stores.redis.layout import Layout, id_bytes, meta_changes, meta_fields
 from callstate_sidecar.stores.redis.write_scripts import PATCH, WRITE
@@ -44,21 +43,21 @@ class WriteCalls:
 
     def of(self, batch: Sequence[Write]) -> Iterator[WriteCall]:
         """The calls that write these sessions, of which each is there once: their order does not matter."""
-        patched: list[int] = []
-        size = 0
+        indexes, patches, size = list[int](), list[Patch](), 0
         for index, write in enumerate(batch):
-            if write.patch is None:
+            if isinstance(write, Whole):
                 yield WriteCall(self._whole(write), (index,))
                 continue
-            patched.append(index)
+            indexes.append(index)
+            patches.append(write)
             size += write.size
-            if self._clustered or len(patched) == PATCHES_PER_CALL or size >= BYTES_PER_CALL:
-                yield WriteCall(self._patches(batch, patched), patched)
-                patched, size = [], 0
-        if patched:
-            yield WriteCall(self._patches(batch, patched), patched)
+            if self._clustered or len(patches) == PATCHES_PER_CALL or size >= BYTES_PER_CALL:
+                yield WriteCall(self._patches(patches), indexes)
+                indexes, patches, size = [], [], 0
+        if patches:
+            yield WriteCall(self._patches(patches), indexes)
 
-    def _whole(self, write: Write) -> ScriptCall:
+    def _whole(self, write: Whole) -> ScriptCall:
         meta = write.meta
         host = meta.host or self._host_id
         deleted = write.document is None
@@ -75,25 +74,26 @@ class WriteCalls:
             *meta_fields(meta, deleted=deleted),
         ])  # fmt: skip
 
-    def _patches(self, batch: Sequence[Write], indexes: Sequence[int]) -> ScriptCall:
+    def _patches(self, patches: Sequence[Patch]) -> ScriptCall:
         keys: list[bytes] = []
         args: list[Any] = [self._ttl_ms]
-        for index in indexes:
-            write = batch[index]
-            assert write.patch is not None  # noqa: S101 - those of `indexes` have one
-            keys += self._keys.document(write.session_id)
-            words = self._patch(write, write.patch)
+        for patch in patches:
+            keys += self._keys.document(patch.session_id)
+            words = _words(patch)
             args.append(len(words))
             args += words
         return ScriptCall(PATCH, keys, args)
 
-    def _patch(self, write: Write, patch: Patch) -> list[Any]:
-        meta = write.meta
-        removed, changed = meta_changes(patch.base, meta)
-        return [
-            meta.host or self._host_id, meta.epoch, meta.version, patch.base.version,
-            len(patch.changes), *chain.from_iterable(patch.changes), len(removed), *removed, *changed,
-        ]  # fmt: skip
+
+def _words(patch: Patch) -> list[Any]:
+    """What PATCH is given for a session."""
+    removed, changed = meta_changes(patch)
+    base = patch.base
+    changes = (2, patch.offset, patch.head, base.end, patch.turns) if patch.turns else (1, patch.offset, patch.head)
+    return [
+        patch.host, patch.result.facts.epoch, patch.version, base.version,
+        *changes, len(removed), *removed, *changed,
+    ]  # fmt: skip
 
 
 def replies_of(calls: Sequence[WriteCall], replies: Sequence[Any]) -> list[Any]:

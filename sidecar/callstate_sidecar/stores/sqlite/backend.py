@@ -18,9 +18,9 @@ from callstate_client.engine.sessions.stored import (
     StoredSession,
     StoreError,
     StoreRefusingError,
-    Write,
 )
 from callstate_client.engine.sessions.stored_meta import UnreadableMetaError, checked_meta
+from callstate_client.engine.sessions.writes import Write
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.backend import (
     DOCUMENT_BYTES,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final, NamedTuple
 
-from callstate_client.engine.sessions.stored import Patch
+from callstate_client.engine.sessions.writes import Patch
 
 _MAX_HEAD_BYTES: Final = 2048
 """A larger change of the head is not kept beside meta, where each heartbeat would write it again."""
@@ -60,26 +60,22 @@ def patch_document(connection: sqlite3.Connection, key: int, changed: Changed, p
     Returns:
         what its head has changed then, to be written into the session's row.
     """
-    end = changed
-    for offset, data in patch.changes:
-        if offset + len(data) <= patch.length:
-            end = _over(end, offset, data)
+    end = _over(changed, patch.offset, patch.head)
     if end.head is not None and len(end.head) > _MAX_HEAD_BYTES:
         document = patch.apply(whole(connection, key, changed))
         put_document(connection, key, document)
         return UNCHANGED
-    connection.executemany(
-        "INSERT OR REPLACE INTO document_tail VALUES (?, ?, ?)",
-        [(key, offset, data) for offset, data in patch.changes if offset + len(data) > patch.length],
-    )
+    if patch.turns:
+        row = (key, patch.base.end, patch.turns)
+        connection.execute("INSERT OR REPLACE INTO document_tail VALUES (?, ?, ?)", row)
     return end
 
 
-def _over(changed: Changed, offset: int, data: bytes) -> Changed:
+def _over(changed: Changed, offset: int, head: bytes) -> Changed:
     """A change of the head over earlier ones. Each reaches to the end of the head's room."""
     if changed.head is None or offset <= changed.position:
-        return Changed(offset, data)
-    return Changed(changed.position, changed.head[: offset - changed.position] + data)
+        return Changed(offset, head)
+    return Changed(changed.position, changed.head[: offset - changed.position] + head)
 
 
 def whole(connection: sqlite3.Connection, key: int, changed: Changed) -> bytes:

@@ -8,8 +8,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from callstate_client.engine.sessions.stored import Patch, StoredMeta, Write
+from callstate_client.engine.sessions.stored import StoredMeta
 from callstate_client.engine.sessions.stored_meta import is_readable
+from callstate_client.engine.sessions.writes import Patch, Whole, Write
 from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import ops_text
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
@@ -124,21 +125,23 @@ def write_batch(
 
 
 def _write(connection: sqlite3.Connection, write: Write, host_id: str, now_ms: int, ttl: int) -> WriteResult:
-    new = Stamp(write.meta.host or host_id, write.meta.epoch, write.meta.version)
+    meta = write.meta
+    new = Stamp(meta.host or host_id, meta.epoch, meta.version)
     connection.execute("DELETE FROM session WHERE id = ? AND expires_ms <= ?", (write.session_id, now_ms))
     row = connection.execute(_HELD, (write.session_id,)).fetchone()
     held = None if row is None else _Held(*row)
     stamp = None if held is None else held.stamp
     if stamp is not None and not is_readable(*stamp):
         stamp = None  # whoever replaces what can't be read has looked at it, or else finds that something is there
-    if unseen(stamp, new, write.seen, there=held is not None and not held.is_gone):
+    seen = None if isinstance(write, Patch) else write.seen
+    if unseen(stamp, new, seen, there=held is not None and not held.is_gone):
         return WriteResult(WriteOutcome.UNSEEN)
     if stamp is not None and not takes(stamp, new):
         return WriteResult(WriteOutcome.SUPERSEDED, superseded_by(stamp))
-    if write.patch is not None:
-        if held is None or not _is_base(write.patch, held):
+    if isinstance(write, Patch):
+        if held is None or not _is_base(write, held):
             return WriteResult(WriteOutcome.NOT_BASE)
-        _patch(connection, held, write, write.patch, host_id)
+        _patch(connection, held, write, meta)
         if is_renewal_due(held.expires_ms, now_ms, ttl):
             connection.execute("UPDATE session SET expires_ms = ? WHERE key = ?", (now_ms + ttl, held.key))
         return WriteResult(WriteOutcome.WRITTEN)
@@ -153,19 +156,18 @@ def _write(connection: sqlite3.Connection, write: Write, host_id: str, now_ms: i
 
 def _is_base(patch: Patch, held: _Held) -> bool:
     """Whether the file has what the patch was made for."""
-    base = patch.base
-    is_version = (held.host, held.version) == (base.host, base.version)
+    is_version = (held.host, held.version) == (patch.host, patch.base.version)
     return is_version and held.has_document and not held.foreign_stamp
 
 
-def _patch(connection: sqlite3.Connection, held: _Held, write: Write, patch: Patch, host_id: str) -> None:
+def _patch(connection: sqlite3.Connection, held: _Held, patch: Patch, meta: StoredMeta) -> None:
     position, head = patch_document(connection, held.key, Changed(held.head_position, held.head), patch)
-    columns = _meta(write.meta, host_id) | {"key": held.key, "beat_ms": write.beat_ms}
+    columns = _meta(meta, patch.host) | {"key": held.key, "beat_ms": patch.beat_ms}
     connection.execute(_PATCH, columns | {"head_position": position, "head": head})
 
 
 def _write_whole(
-    connection: sqlite3.Connection, held: _Held | None, write: Write, host_id: str, expires_ms: int
+    connection: sqlite3.Connection, held: _Held | None, write: Whole, host_id: str, expires_ms: int
 ) -> None:
     deleted = write.document is None
     active = write.active and not deleted

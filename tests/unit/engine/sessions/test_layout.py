@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
+from callstate_client.engine.sessions.layout import END
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import write_of
+from callstate_client.engine.sessions.writes import Patch, Whole
 from support.clock import START_US
 from support.core import HOST, TIME
 
@@ -30,10 +32,10 @@ def a_session(turns: int) -> Session:
 def written(session: Session, stored: bytes = b"") -> bytes:
     """The store's document after the session's next write, which the session learns."""
     write = write_of(session, HOST)
-    document = write.document if write.patch is None else write.patch.apply(stored)
+    document = write.apply(stored) if isinstance(write, Patch) else write.document
     assert document is not None
     assert write.result is not None
-    assert len(document) == write.result.length
+    assert len(document) == write.result.end + len(END)
     assert json.loads(document) == json.loads(session.doc.to_json(session.doc.updated_us))
     session.in_store = write.result
     session.stored_version = session.version
@@ -53,8 +55,8 @@ def test_a_turn_is_written_for_what_it_adds(turns: int) -> None:
     for _ in range(70):  # chunks of the history are folded meanwhile
         a_turn_later(session)
         write = write_of(session, HOST)
-        assert write.patch is not None
-        assert write.size < 400
+        assert isinstance(write, Patch)
+        assert write.size == len(write.head) + len(write.turns) < 400
         stored = written(session, stored)
 
 
@@ -63,8 +65,8 @@ def test_unchanged_fields_are_not_sent() -> None:
     written(session)
     a_turn_later(session)
     write = write_of(session, HOST)
-    assert write.patch is not None
-    assert b"greet" not in b"".join(data for _, data in write.patch.changes)
+    assert isinstance(write, Patch)
+    assert b"greet" not in write.head + write.turns
 
 
 @pytest.mark.parametrize("status", ["pending", "transferring", "x" * 20])
@@ -72,7 +74,7 @@ def test_a_head_that_fits_its_room_is_written_in_place(status: str) -> None:
     session = a_session(3)
     stored = written(session)
     session.doc.status = status
-    assert write_of(session, HOST).patch is not None
+    assert isinstance(write_of(session, HOST), Patch)
     written(session, stored)
 
 
@@ -106,7 +108,7 @@ def test_a_change_that_does_not_fit_is_written_whole(change: object) -> None:
     written(session)
     change(session)  # type: ignore[operator]
     session.next_version(START_US)
-    assert write_of(session, HOST).patch is None
+    assert isinstance(write_of(session, HOST), Whole)
     written(session)
 
 
@@ -118,7 +120,7 @@ def test_a_change_that_was_undone_is_not_in_a_patch() -> None:
     a_turn_later(session)
     session.restore(mark)
     a_turn_later(session, TURN % b"kept")
-    assert write_of(session, HOST).patch is not None
+    assert isinstance(write_of(session, HOST), Patch)
     assert b'"kept"' in written(session, stored)
 
 

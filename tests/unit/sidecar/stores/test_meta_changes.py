@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
 from callstate_client.engine.sessions.ops import KEPT_OPS
+from callstate_client.engine.sessions.store_form import write_of
 from callstate_client.engine.sessions.stored import StoredMeta
+from callstate_client.engine.sessions.writes import Patch
+from callstate_sidecar.stores.redis import layout
 from callstate_sidecar.stores.redis.layout import meta_changes, meta_fields, parse_meta
+from support.patches import a_patch
+from support.table_harness import new_session
 
 
 def hash_of(meta: StoredMeta) -> dict[bytes, bytes]:
@@ -40,7 +46,7 @@ def test_patched_meta_is_read_as_if_it_had_been_written_whole(rounds: list[list[
         version += 1000
         state = "suspect" if suspect else "live"
         after = structs.replace(meta, version=version, ops=kept({**meta.ops}, new, version), state=state)
-        removed, changed = meta_changes(meta, after)
+        removed, changed = meta_changes(a_patch(meta, b"{}", after))
         for name in removed:
             del fields[name]
         words = [word.encode() if isinstance(word, str) else word for word in changed]
@@ -55,4 +61,28 @@ def test_a_result_more_is_one_field_more_and_one_less() -> None:
     ops = kept({}, [f"op-{number}" for number in range(KEPT_OPS)], 1)
     base = StoredMeta(host="here", version=100, ops=ops)
     meta = StoredMeta(host="here", version=200, ops=kept(ops, ["new"], 200))
-    assert meta_changes(base, meta) == ([b"op:op-0"], [b"op:new", b'215 {"version":200}'])
+    assert meta_changes(a_patch(base, b"{}", meta)) == ([b"op:op-0"], [b"op:new", b'215 {"version":200}'])
+
+
+def test_after_a_turn_only_its_result_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most writes are of turns: what else is kept beside the document is neither made nor compared."""
+    session = new_session("a")
+    session.in_store = write_of(session, "here").result
+    session.keep_op("op-1", b"{}")
+    patch = write_of(session, "here")
+    assert isinstance(patch, Patch)
+    monkeypatch.setattr(layout, "meta_of", lambda *_: pytest.fail("all of meta"))
+    assert meta_changes(patch) == ([], [b"op:op-1", b"0 {}"])
+
+
+def test_a_change_of_the_facts_or_the_state_is_found() -> None:
+    session = new_session("a")
+    session.in_store = write_of(session, "here").result
+    session.suspected = "silent"
+    patch = write_of(session, "here")
+    assert isinstance(patch, Patch)
+    assert meta_changes(patch) == ([], [b"state", "suspect"])
+    session.change_facts(owner="w1")
+    patch = write_of(session, "here")
+    assert isinstance(patch, Patch)
+    assert meta_changes(patch) == ([], [b"owner", "w1", b"state", "suspect"])

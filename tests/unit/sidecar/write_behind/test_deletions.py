@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from callstate_client.engine.sessions.stored import StoredMeta, Write
+from callstate_client.engine.sessions.stored import StoredMeta
+from callstate_client.engine.sessions.writes import Whole
 from callstate_sidecar import slices
 from callstate_sidecar.write_behind import deletions
 from callstate_sidecar.write_behind.deletions import FORGOTTEN_AT_ONCE, FlushedDeletions
@@ -15,9 +16,9 @@ from support.core import HOST, Core
 TTL_S = 100.0
 
 
-def deletion(session_id: str, version: int = 3) -> Write:
+def deletion(session_id: str, version: int = 3) -> Whole:
     meta = StoredMeta(host=HOST, epoch=0, version=version, deleted=True)
-    return Write(session_id, None, meta, active=False)
+    return Whole(session_id, None, meta, active=False)
 
 
 def remembering(core: Core) -> FlushedDeletions:
@@ -70,7 +71,7 @@ async def test_all_are_repeated_while_others_come_and_go(monkeypatch: pytest.Mon
         await asyncio.sleep(0)
     assert "s9" not in pending, "one after the other"
     remembered.written(deletion("s0", 9))
-    remembered.written(Write("s8", b"{}", StoredMeta(host=HOST, epoch=0, version=9), active=True))
+    remembered.written(Whole("s8", b"{}", StoredMeta(host=HOST, epoch=0, version=9), active=True))
     core.clock.advance(TTL_S - 10.0)
     remembered.written(deletion("late"))
     await repeating

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.sessions.stored import StoreDownError, StoreError, StoreTimeoutError, Write
+from callstate_client.engine.sessions.stored import StoreDownError, StoreError, StoreTimeoutError
+from callstate_client.engine.sessions.writes import Write
 from callstate_client.engine.table.replay import all_dirty
 from callstate_client.errors import SessionNotFoundError
 from callstate_sidecar.config.schema import StoreConfig
