@@ -13,12 +13,13 @@ from sys import getsizeof
 from typing import Any, Final
 
 import hiredis
-from redis.asyncio import BlockingConnectionPool, Connection, Redis, UnixDomainSocketConnection
+from redis.asyncio import Connection, Redis, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from callstate_sidecar.config.redis_url import RedisUrl
+from callstate_sidecar.stores.redis.pool import Pool
 
 BIG_BYTES: Final = 256 * 1024
 """Arguments above this size are sent without being copied: hiredis takes a millisecond for each megabyte."""
@@ -101,10 +102,10 @@ class Connector:
         timeout_s = timeout_s or self.timeout_s
         timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         packing: Any = type("PackingConnection", (_Sending, _Packing, transport), {})
-        pool = BlockingConnectionPool(
-            connection_class=packing,
-            max_connections=self._connections,
-            timeout=timeout_s,
+        pool = Pool(
+            packing,
+            self._connections,
+            timeout_s,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             redis_connect_func=_named(self._name) if self._name else None,
