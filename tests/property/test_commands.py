@@ -383,7 +383,7 @@ class CoreMachine(RuleBasedStateMachine):
         for session_id in table.tombstones.pending:
             assert self.is_kept_for_the_store(session_id)
         assert table.dirty.size_bytes == recounted_dirty(table.dirty)
-        ages = [since for since, _, _ in table.dirty.marks.values()]
+        ages = [mark.since for mark in table.dirty.marks.values()]
         assert all(
             session_id in table.sessions or session_id in table.tombstones.pending
             for session_id in table.dirty.marks

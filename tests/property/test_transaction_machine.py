@@ -220,10 +220,9 @@ class TransactionMachine(RuleBasedStateMachine):
         harness = self.harness
         assert harness.table.hot.total == recounted(harness.table, harness.events)
         assert harness.table.dirty.size_bytes == recounted_dirty(harness.table.dirty)
-        eras = [era for _, _, era in harness.table.dirty.marks.values()] + [
-            flight.era for flight in harness.table.dirty.in_flight.values()
-        ]
-        assert all(harness.table.dirty.unwritten(era) == sum(each <= era for each in eras) for era in eras)
+        dirty = harness.table.dirty
+        eras = [mark.era for mark in (*dirty.marks.values(), *dirty.in_flight.values())]
+        assert all(dirty.unwritten(era) == sum(each <= era for each in eras) for era in eras)
         assert all(
             session_id in harness.table.sessions or session_id in harness.table.tombstones.pending
             for session_id in harness.table.quarantined

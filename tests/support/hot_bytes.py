@@ -33,7 +33,7 @@ def recounted(table: SessionTable, events: Events | None = None) -> int:
 def recounted_dirty(dirty: DirtySet) -> int:
     """What the store does not have yet: of each session its newest state."""
     flying = {session_id: flight.size for session_id, flight in dirty.in_flight.items()}
-    return sum((flying | {session_id: size for session_id, (_, size, _) in dirty.marks.items()}).values())
+    return sum((flying | {session_id: mark.size for session_id, mark in dirty.marks.items()}).values())
 
 
 def _session(session: Session) -> int:

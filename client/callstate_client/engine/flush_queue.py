@@ -75,7 +75,7 @@ class FlushQueue:
         quarantined, before = table.quarantined, len(batch.writes)
         sent: dict[str, int] = {}
         held: list[str] = []
-        for session_id, (since, _, _) in table.dirty.marks.in_order():
+        for session_id, mark in table.dirty.marks.in_order():
             taken = len(batch.writes)
             if taken >= max_sessions or batch.size >= max_bytes or batch.alone or (taken > before and is_over()):
                 break
@@ -96,7 +96,7 @@ class FlushQueue:
                 if session.base is not None and not session.base.sent and session.journaled_base is not None:
                     session.base = structs.replace(session.base, sent=session.version)
                     sent[session_id] = session.version
-            batch.add(write, since)
+            batch.add(write, mark.since)
         for session_id in held:
             table.dirty.discard(session_id)
         if sent:
@@ -104,7 +104,7 @@ class FlushQueue:
             self._tx.after_rollback.append(lambda _: self._not_announced(sent))
         added = batch.writes[before:]
         for write, _ in added:
-            table.dirty.depart(write.session_id, write.version)
+            table.dirty.depart(write.session_id)
         return added
 
     def _not_announced(self, sent: dict[str, int]) -> None:
@@ -219,7 +219,7 @@ class FlushQueue:
         if hot is None and session_id not in table.tombstones.pending:
             return
         self.mark_stale(session_id, since, 0 if hot is None else hot.doc.size)
-        table.dirty.retry(session_id, since, table.dirty.marks[session_id][1], era)
+        table.dirty.retry(session_id, since, table.dirty.marks[session_id].size, era)
 
     def postpone(self, session_id: str) -> None:
         """Write everything else that is dirty first."""

@@ -101,4 +101,4 @@ class FlushBarrier:
 
 def _dirty_era(table: SessionTable, session_id: str) -> float:
     mark = table.dirty.marks.get(session_id)
-    return math.inf if mark is None else mark[2]
+    return math.inf if mark is None else mark.era

@@ -68,7 +68,7 @@ def test_a_session_changed_during_its_write_is_dirty_again() -> None:
     harness.add_turn(session, 2.0)
     harness.queue.acked(write)
     assert session.stored_version == write.meta.version < session.version
-    assert harness.table.dirty.marks["a"][0] == 2.0
+    assert harness.table.dirty.marks["a"].since == 2.0
     assert not harness.table.is_stored(session)
     harness.flush()
     assert harness.table.is_stored(session)
@@ -85,8 +85,8 @@ def test_a_failed_write_is_retried_first() -> None:
     for write, since in reversed(batch):
         harness.queue.retry(write, since)
     assert list(harness.table.dirty.marks) == ["a", "b", "c", "d"]
-    assert [since for since, _, _ in harness.table.dirty.marks.values()] == [1.0, 1.0, 1.0, 5.0]
-    assert harness.table.dirty.size_bytes == sum(size for _, size, _ in harness.table.dirty.marks.values())
+    assert [mark.since for mark in harness.table.dirty.marks.values()] == [1.0, 1.0, 1.0, 5.0]
+    assert harness.table.dirty.size_bytes == sum(mark.size for mark in harness.table.dirty.marks.values())
     assert not harness.table.dirty.in_flight
 
 
@@ -227,7 +227,7 @@ def test_a_failed_write_stays_dirty_after_the_rollback_of_a_change() -> None:
     harness.add_turn(session, 2.0)
     harness.queue.retry(write, since)
     harness.rollback()
-    assert harness.table.dirty.marks["a"][0] == 1.0
+    assert harness.table.dirty.marks["a"].since == 1.0
     assert session.version == write.meta.version
 
 

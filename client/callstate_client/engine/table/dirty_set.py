@@ -5,72 +5,76 @@ session may change again meanwhile, so it can be both dirty and in flight. Only 
 its outcome is unknown, the session is dirty again, with its original age.
 
 Eras tell a flush what to wait for: it ends the current era, and is done when nothing of that era or an earlier one
-is dirty or in flight. Later changes belong to the next era and are not waited for.
+is dirty or in flight. Later changes belong to the next era and are not waited for. What is of an earlier era is
+counted, and the rest is of the current one: mostly that is all of it, and nothing has to be counted.
 """
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import NamedTuple
 
-from callstate_client.engine.growing_dict import GrowingDict
+from msgspec import Struct
 
-Mark = tuple[float, int, int]
-"""When a session became dirty (monotonic seconds), its size in bytes, and the era."""
+from callstate_client.engine.long_queue import LongQueue
 
 
-class InFlightWrite(NamedTuple):
-    """A write that has been sent, or is about to be."""
+class Mark(Struct, frozen=True, gc=False):
+    """That a session is dirty; then that it is being written."""
 
-    version: int
-    era: int
     since: float
-    """When the session became dirty, monotonic seconds."""
+    """When it became dirty, monotonic seconds."""
     size: int
-    """Of the session as it is written, bytes."""
+    """Its size, as it is or as it is being written, bytes."""
+    era: int
 
 
 class DirtySet:
     """Dirty sessions and deletions, by their ids."""
 
     def __init__(self) -> None:
-        self.marks: GrowingDict[Mark] = GrowingDict()
+        self.marks: LongQueue[Mark] = LongQueue()
         """Dirty sessions, oldest first."""
         self.size_bytes = 0
         """Total size of the sessions whose newest state the store does not have: of each as it is, or as it is in
         flight if it has not changed since."""
-        self.in_flight: dict[str, InFlightWrite] = {}
+        self.in_flight: dict[str, Mark] = {}
+        """The marks of writes that have been sent, or are about to be."""
         self._era = 0
-        self._unwritten: dict[int, int] = {}
-        """Number of marks and writes in flight, by era."""
+        self._earlier: dict[int, int] = {}
+        """Number of marks and writes in flight, by era, of eras that have ended."""
 
     def mark(self, session_id: str, now: float, size: int) -> None:
         """Mark a session dirty, or update its size if it is already."""
-        entry = self.marks.entry(session_id)
-        if entry is None:
-            self.put(session_id, (now, size, self._era))
+        part = self.marks.part_of(session_id)
+        if part is None:
+            self.put(session_id, Mark(now, size, self._era))
         else:
-            since, before, era = entry.value
-            entry.value = (since, size, era)
-            self.size_bytes += size - before
+            mark = part[session_id]
+            part[session_id] = Mark(mark.since, size, mark.era)
+            self.size_bytes += size - mark.size
 
-    def put(self, session_id: str, mark: Mark) -> None:
-        """Make a session dirty that has no mark yet, with this one."""
-        self.marks[session_id] = mark
-        self.size_bytes += mark[1] - self._flying_bytes(session_id)
-        self._unwritten[mark[2]] = self._unwritten.get(mark[2], 0) + 1
+    def put(self, session_id: str, mark: Mark, *, first: bool = False) -> None:
+        """Make a session dirty that has no mark yet, with this one; `first`: ahead of all others."""
+        if first:
+            self.marks.add_first(session_id, mark)
+        else:
+            self.marks.add(session_id, mark)
+        flight = self.in_flight.get(session_id)
+        self.size_bytes += mark.size if flight is None else mark.size - flight.size
+        if mark.era != self._era:
+            self._earlier[mark.era] = self._earlier.get(mark.era, 0) + 1
 
     def new_mark(self, now: float, size: int) -> Mark:
         """A mark of the current era."""
-        return now, size, self._era
+        return Mark(now, size, self._era)
 
     def discard(self, session_id: str) -> None:
         """Remove the mark, if there is one."""
-        was = self.marks.get(session_id)
-        if was is not None:
-            del self.marks[session_id]
-            self.size_bytes += self._flying_bytes(session_id) - was[1]
-            self._one_less(was[2])
+        if session_id in self.marks:
+            mark, flight = self.marks.pop(session_id), self.in_flight.get(session_id)
+            self.size_bytes -= mark.size if flight is None else mark.size - flight.size
+            if mark.era != self._era:
+                self._one_less(mark.era)
 
     @property
     def sessions(self) -> int:
@@ -80,59 +84,63 @@ class DirtySet:
     @property
     def oldest(self) -> float | None:
         """Since when the one that has waited longest is dirty, monotonic seconds; None if nothing is dirty."""
-        waiting = [mark[0] for _, mark in islice(self.marks.in_order(), 1)]
-        flying = [flight.since for flight in islice(self.in_flight.values(), 1)]
+        waiting = [mark.since for _, mark in islice(self.marks.in_order(), 1)]
+        flying = [mark.since for mark in islice(self.in_flight.values(), 1)]
         return min(waiting + flying, default=None)
 
     # -- in flight ----------------------------------------------------------------------------------------
 
-    def depart(self, session_id: str, version: int) -> None:
-        """Begin the write of a dirty session, at this version. It takes the place of one that was not answered."""
-        since, size, era = self.marks.pop(session_id)  # in `_unwritten` the write takes the mark's place
-        before = self.in_flight.get(session_id)
+    def depart(self, session_id: str) -> None:
+        """Begin the write of a dirty session. It takes the place of one that was not answered."""
+        mark, before = self.marks.pop(session_id), self.in_flight.get(session_id)
         if before is not None:
-            self._one_less(max(era, before.era))
-            era, since = min(era, before.era), min(since, before.since)
-        self.in_flight[session_id] = InFlightWrite(version, era, since, size)
+            later = max(mark.era, before.era)
+            if later != self._era:
+                self._one_less(later)
+            mark = Mark(min(mark.since, before.since), mark.size, min(mark.era, before.era))
+        self.in_flight[session_id] = mark
 
     def arrive(self, session_id: str) -> int:
         """End a write, whether or not its outcome is known; returns its era."""
         flight = self.in_flight.pop(session_id)
         if session_id not in self.marks:
             self.size_bytes -= flight.size
-        self._one_less(flight.era)
+        if flight.era != self._era:
+            self._one_less(flight.era)
         return flight.era
 
     def retry(self, session_id: str, since: float, size: int, era: int) -> None:
         """Queue a write again, with its original age and ahead of all others."""
         self.discard(session_id)
-        self.put(session_id, (since, size, era))
-        self.marks.move_to_end(session_id, last=False)
-
-    def _flying_bytes(self, session_id: str) -> int:
-        flight = self.in_flight.get(session_id)
-        return 0 if flight is None else flight.size
+        self.put(session_id, Mark(since, size, era), first=True)
 
     # -- eras ---------------------------------------------------------------------------------------------
 
     def end_era(self) -> int:
         """Start a new era for later changes; returns the one that ended."""
+        ended = self._era
+        left = self.unwritten(ended) - sum(self._earlier.values())
+        if left:
+            self._earlier[ended] = left
         self._era += 1
-        return self._era - 1
+        return ended
 
     def unwritten(self, era: int) -> int:
         """Number of marks and writes in flight of this era and earlier ones; a session that changed while it was
         being written counts as both."""
-        return sum(left for each, left in self._unwritten.items() if each <= era)
+        if era >= self._era:
+            return len(self.marks) + len(self.in_flight)
+        return sum(left for each, left in self._earlier.items() if each <= era)
 
     def is_unwritten(self, session_id: str, era: int) -> bool:
         """Whether a change of this session from this era or an earlier one is not yet stored."""
         mark, flight = self.marks.get(session_id), self.in_flight.get(session_id)
-        return (mark is not None and mark[2] <= era) or (flight is not None and flight.era <= era)
+        return (mark is not None and mark.era <= era) or (flight is not None and flight.era <= era)
 
     def _one_less(self, era: int) -> None:
-        left = self._unwritten[era] - 1
+        """A mark or a write of this earlier era is gone."""
+        left = self._earlier[era] - 1
         if left:
-            self._unwritten[era] = left
+            self._earlier[era] = left
         else:
-            del self._unwritten[era]
+            del self._earlier[era]

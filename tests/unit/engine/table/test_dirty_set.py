@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from callstate_client.engine.table.dirty_set import DirtySet
 
 STEPS = st.tuples(
-    st.sampled_from(["mark", "discard", "depart", "arrive", "retry"]), st.sampled_from("abc"), st.integers(0, 1000)
+    st.sampled_from(["mark", "discard", "depart", "arrive", "retry", "flush"]),
+    st.sampled_from("abc"),
+    st.integers(0, 1000),
 )
 
 
@@ -25,7 +27,7 @@ def test_each_session_counts_once_with_its_newest_state(steps: list[tuple[str, s
             dirty.discard(name)
             marked.pop(name, None)
         elif step == "depart" and name in marked:
-            dirty.depart(name, 1)
+            dirty.depart(name)
             flying[name] = marked.pop(name)
         elif step == "arrive" and name in flying:
             dirty.arrive(name)
@@ -34,6 +36,11 @@ def test_each_session_counts_once_with_its_newest_state(steps: list[tuple[str, s
             dirty.retry(name, 0.0, size, dirty.arrive(name))
             del flying[name]
             marked[name] = size
+        elif step == "flush":
+            dirty.end_era()
         newest = flying | marked
         assert dirty.size_bytes == sum(newest.values())
         assert dirty.sessions == len(newest)
+        eras = [mark.era for mark in (*dirty.marks.values(), *dirty.in_flight.values())]
+        assert all(dirty.unwritten(era) == sum(each <= era for each in eras) for era in range(dirty._era + 1))
+        assert all(dirty._earlier.values()), "what is written leaves no count"
