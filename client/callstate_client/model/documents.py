@@ -11,7 +11,7 @@ it may have unknown members, names in another case, or deep nesting; or it is no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -107,12 +107,14 @@ _turn = msgspec.json.Decoder(TurnDoc).decode
 _raw_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def shadowed(names: Iterable[str], known: frozenset[str]) -> str | None:
+def shadowed(names: Collection[str], known: frozenset[str]) -> str | None:
     """The first of these names that Go takes for a defined one although it is spelled differently, or None."""
+    if known.issuperset(names):  # as nearly always
+        return None
     return next((name for name in names if name not in known and fold(name) in known), None)
 
 
-def refuse_shadows(names: Iterable[str], known: frozenset[str], path: str) -> None:
+def refuse_shadows(names: Collection[str], known: frozenset[str], path: str) -> None:
     """Check that Go, which matches names regardless of case, takes none of these members for a defined one.
 
     Raises:
@@ -213,7 +215,7 @@ def _members(text: bytes, known: frozenset[str], place: str) -> tuple[dict[str, 
         raise ValueError(f"Expected `object` - at `{place}`")
     try:
         pairs: Iterable[tuple[str, Raw | bytes]] = _raw_members(text).items()
-        if shadowed((name for name, _ in pairs), known) is not None:
+        if shadowed([name for name, _ in pairs], known) is not None:
             pairs = go_json.members(text)  # in order, as the last one counts
     except RecursionError:
         go_json.decode(text)

@@ -267,4 +267,4 @@ def raw_list(text: bytes) -> list[bytes]:
 
 def join_members(named: Mapping[str, bytes]) -> bytes:
     """A JSON object with these members."""
-    return b"{%b}" % b",".join(b"%b:%b" % (_encode(name), value) for name, value in named.items())
+    return _encode({name: Raw(value) for name, value in named.items()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -32,7 +32,7 @@ def encode_members(members: Any) -> bytes:
         raise DocumentError(f"the state can't be written as JSON: {error}") from error
 
 
-def check_shadows(extra: Iterable[str], known: frozenset[str], holder: str) -> None:
+def check_shadows(extra: Collection[str], known: frozenset[str], holder: str) -> None:
     """Check that Go, which matches names regardless of case, mistakes no extra member for a defined one.
 
     Args:
@@ -50,6 +50,6 @@ def check_shadows(extra: Iterable[str], known: frozenset[str], holder: str) -> N
         )
 
 
-def check_turn_names(extra: Iterable[str]) -> None:
+def check_turn_names(extra: Collection[str]) -> None:
     """As `check_shadows`, for the extra members of a turn."""
     check_shadows(extra, documents.TURN_NAMES, "a turn")

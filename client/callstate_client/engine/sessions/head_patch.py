@@ -159,9 +159,10 @@ def _patched_fields(
     fields_before, provider, call_id = doc.fields, doc.provider, doc.call_id
     touched = {name: after[name] for name in changes if name in documents.HEAD_NAMES and name in after}
     typed, _ = check_head(go_json.join_members({"id": _EMPTY, **touched}), path)
-    _check_recovery(after, path)
+    _drop_empty(after, path)
     _check_unknown(before, after, path)
-    fields = _fields(after)
+    # the members before are in order already
+    fields = go_json.join_members(after)[1:-1] if after.keys() == before.keys() else _fields(after)
     if fields == fields_before:
         return PatchedFields(fields_before, fields_before, provider, call_id)
     try:
@@ -198,12 +199,14 @@ def _merged(members: _Members, changes: Mapping[str, Any]) -> _Members:
     return after
 
 
-def _check_recovery(members: _Members, path: str) -> None:
-    """Drop recovery data that is empty, which Go omits.
+def _drop_empty(members: _Members, path: str) -> None:
+    """Drop an empty call id and empty recovery data, which Go omits.
 
     Raises:
-        InvalidParamsError: it is not an object.
+        InvalidParamsError: the recovery data is not an object.
     """
+    if members.get("call_id") == _EMPTY:
+        del members["call_id"]
     value = members.get("recovery_data")
     if value is None:
         return
@@ -215,6 +218,8 @@ def _check_recovery(members: _Members, path: str) -> None:
 
 def _check_unknown(before: _Members, after: _Members, path: str) -> None:
     """Refuse more unknown members than a save may have, unless there were as many before."""
+    if len(after) <= HEAD_NAMES:
+        return
     unknown, had = (sum(name not in _KNOWN for name in members) for members in (after, before))
     if unknown > max(HEAD_NAMES, had):
         raise TooLargeError(f"more than {HEAD_NAMES} unknown members at {path}")
@@ -223,10 +228,7 @@ def _check_unknown(before: _Members, after: _Members, path: str) -> None:
 def _fields(members: _Members) -> bytes:
     """The members as `Head.fields` has them: the known ones in Go's order, then the others."""
     known = {name: members.get(name, _EMPTY) for name in _WRITTEN}
-    if members.get("call_id", _EMPTY) != _EMPTY:
-        known["call_id"] = members["call_id"]
-    if "recovery_data" in members:
-        known["recovery_data"] = members["recovery_data"]
+    known |= {name: members[name] for name in ("call_id", "recovery_data") if name in members}
     others = {name: value for name, value in members.items() if name not in _KNOWN}
     return go_json.join_members(known | others)[1:-1]
 
