@@ -122,7 +122,7 @@ class TransactionMachine(RuleBasedStateMachine):
 
     @rule()
     def roll_back(self) -> None:
-        admitted = bool(self.harness.tx._admitted)
+        admitted = bool(self.harness.tx._rare_undo.admitted)
         self.harness.rollback()
         self.truth = self.truth_before
         if not self.ended_meanwhile and not admitted:

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from callstate_client.engine.events import Events
 from callstate_client.engine.liveness import Liveness
@@ -47,31 +47,11 @@ from callstate_client.engine.sessions.records import (
     WorkerRecord,
 )
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.written_parts import WrittenParts
-from callstate_client.engine.table.dirty_set import Mark
-from callstate_client.engine.table.quarantine import Refusal
 from callstate_client.engine.table.replay import removal
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.table.tombstones import Tombstone
+from callstate_client.engine.undo import RareUndo, Saved, Suspicion
 from callstate_client.errors import NotDurableError
-
-
-class Saved(Struct, gc=False):
-    """The state under one id before the group."""
-
-    session: Session | None
-    mark: tuple[Any, ...] | None
-    tombstone: Tombstone | None
-    dirty: Mark | None
-    refusal: Refusal | None
-
-
-class Suspicion(Struct, gc=False):
-    """Why a session was a suspect, and its place among the suspects."""
-
-    session: Session
-    reason: str
-    place: int
 
 
 class Transaction:
@@ -104,20 +84,14 @@ class Transaction:
         """The replies of the group, in order: called with the reason for a rollback once everything is undone. They
         may open another group."""
         self._saved: dict[str, Saved] = {}
-        self._admitted: list[Session] = []
-        self._written: list[tuple[Session, WrittenParts]] = []
-        """Sessions journaled by referring to parts."""
-        self._suspicions: dict[str, Suspicion] = {}
-        self._restored: list[tuple[Session, int]] = []
-        """Sessions that were `restored`, and their last sign of life before the claim counted as one."""
-        self._holds: list[tuple[Session, int, dict[str, Any]]] = []
-        """Holds of changed sessions that ended with the claimer's death: when it had claimed the session, and the
-        counts."""
-        self._orphans: dict[str, int] = {}
-        """Changed orphans, and their places among the orphans."""
-        self._set_aside: list[SetAsideRecord] = []
-        self._dropped_copies: list[SetAsideRecord] = []
-        self._departures: list[tuple[MutableMapping[str, str], str, str]] = []
+        self._rare: RareUndo | None = None
+        """Made when there is something of it."""
+
+    @property
+    def _rare_undo(self) -> RareUndo:
+        if self._rare is None:
+            self._rare = RareUndo()
+        return self._rare
 
     # -- before a change ------------------------------------------------------------------------------------
 
@@ -127,16 +101,17 @@ class Transaction:
             return
         table = self._table
         session = table.sessions.get(session_id)
-        mark = None
-        if session is not None:
+        mark = tombstone = None
+        if session is None:
+            tombstone = table.tombstones.pending.get(session_id)
+        else:
             mark = session.mark()
             if session.facts.orphan:
                 place = table.index.orphans.place(session_id)
                 if place is not None:
-                    self._orphans[session_id] = place
-        tombstone, dirty = table.tombstones.pending.get(session_id), table.dirty.marks.get(session_id)
-        refusal = table.quarantined.get(session_id)
+                    self._rare_undo.orphans[session_id] = place
         table.readings.outdate(session_id)
+        dirty, refusal = table.dirty.marks.get(session_id), table.quarantined.get(session_id)
         self._saved[session_id] = Saved(session, mark, tombstone, dirty, refusal)
 
     def saved(self, session_id: str) -> Saved | None:
@@ -174,7 +149,7 @@ class Transaction:
         """
         self._table.insert(session)
         self._log_whole(session)
-        self._admitted.append(session)
+        self._rare_undo.admitted.append(session)
 
     def remove(self, session: Session, version: int, now: float, op: str | None = None) -> None:
         """Delete a session. The deletion is written to the store only if that may have the session, or if its owner
@@ -236,14 +211,14 @@ class Transaction:
         copy = SetAsideRecord(session.snapshot(), host, now_us)
         self._drop(session.id)
         self._table.set_aside.add(copy)
-        self._set_aside.append(copy)
+        self._rare_undo.set_aside.append(copy)
         self.records.append(copy)
 
     def drop_copies(self, session_id: str) -> None:
         """Drop the copies of this session that were set aside."""
         for copy in self._table.set_aside.of(session_id):
             self._table.set_aside.drop(session_id, copy.state.version)
-            self._dropped_copies.append(copy)
+            self._rare_undo.dropped_copies.append(copy)
             emptied = structs.replace(copy.state, fields=b"", turns=b"", count=0, ops=[])
             self.records.append(structs.replace(copy, state=emptied, dropped=True))
 
@@ -299,7 +274,7 @@ class Transaction:
         written, session.written = session.written, None
         if written is not None and written.chunks and written.still_count():
             self.records += with_parts(session, written)
-            self._written.append((session, written))
+            self._rare_undo.written.append((session, written))
         else:
             self.records.append(session.snapshot())
         session.journaled, session.base_derived = True, False
@@ -315,12 +290,12 @@ class Transaction:
     def _save_suspicion(self, session: Session) -> None:
         place = self._liveness.suspect_place(session.id)
         if place is not None:
-            self._suspicions[session.id] = Suspicion(session, session.suspected, place)
+            self._rare_undo.suspicions[session.id] = Suspicion(session, session.suspected, place)
 
     def clear_restored(self, session: Session) -> None:
         """Clear `restored`, because the session is being claimed or released."""
         if session.restored:
-            self._restored.append((session, session.beat_us))
+            self._rare_undo.restored.append((session, session.beat_us))
             session.restored = False
 
     def observe_hold(self, session: Session, counted: dict[str, Any]) -> None:
@@ -331,7 +306,7 @@ class Transaction:
         """
         if counted:
             if session.id in self._saved:
-                self._holds.append((session, session.facts.claimed_us, counted))
+                self._rare_undo.holds.append((session, session.facts.claimed_us, counted))
             session.change_facts(**counted)
 
     def decide_departure(self, pending: MutableMapping[str, str], session_id: str) -> None:
@@ -339,7 +314,7 @@ class Transaction:
         why = pending.get(session_id)
         if why is not None:
             del pending[session_id]
-            self._departures.append((pending, session_id, why))
+            self._rare_undo.departures.append((pending, session_id, why))
 
     # -- workers: observed, not changed ---------------------------------------------------------------------
 
@@ -361,23 +336,7 @@ class Transaction:
         self.size_bytes = 0
         self.after_rollback = []
         self._saved.clear()
-        if (
-            self._admitted or self._written or self._suspicions or self._restored or self._holds
-            or self._orphans or self._set_aside or self._dropped_copies or self._departures
-        ):  # fmt: skip
-            self._discard_rare()
-
-    def _discard_rare(self) -> None:
-        """Discard what few groups have."""
-        self._admitted.clear()
-        self._written.clear()
-        self._suspicions.clear()
-        self._restored.clear()
-        self._holds.clear()
-        self._orphans.clear()
-        self._set_aside.clear()
-        self._dropped_copies.clear()
-        self._departures.clear()
+        self._rare = None
 
     @property
     def is_empty(self) -> bool:
@@ -389,22 +348,23 @@ class Transaction:
         table, replies = self._table, self.after_rollback
         for session_id, saved in reversed(self._saved.items()):
             self._restore(session_id, saved)
-        for copy in self._set_aside:
+        rare = self._rare_undo
+        for copy in rare.set_aside:
             table.set_aside.drop(copy.state.session_id, copy.state.version)
-        for copy in self._dropped_copies:
+        for copy in rare.dropped_copies:
             table.set_aside.add(copy)
-        for session in self._admitted:
+        for session in rare.admitted:
             session.journaled = False
-        for session, written in self._written:
+        for session, written in rare.written:
             session.written = written
-        for session, beat_us in reversed(self._restored):
+        for session, beat_us in reversed(rare.restored):
             session.restored, session.beat_us = True, beat_us
-        for session, claimed_us, counted in self._holds:
+        for session, claimed_us, counted in rare.holds:
             if session.facts.claimed_us == claimed_us:
                 session.change_facts(**counted)
         table.tombstones.forget_misses()
         self._restore_liveness()
-        for pending, session_id, reason in reversed(self._departures):
+        for pending, session_id, reason in reversed(rare.departures):
             pending[session_id] = reason
         self._events.drop_undone({session.id: session.fenced_epoch for session in self._sessions_before()})
         self.commit()
@@ -441,13 +401,14 @@ class Transaction:
 
     def _restore_liveness(self) -> None:
         """Restore deadlines, and the places of orphans and suspects in the order of claiming."""
-        for suspicion in self._suspicions.values():
+        rare = self._rare_undo
+        for suspicion in rare.suspicions.values():
             suspicion.session.suspected = suspicion.reason
         for saved in reversed(self._saved.values()):
             if saved.session is not None:
                 self._watch_again(saved.session)
-        self._table.index.orphans.move_back(self._orphans)
-        places = {session_id: suspicion.place for session_id, suspicion in self._suspicions.items()}
+        self._table.index.orphans.move_back(rare.orphans)
+        places = {session_id: suspicion.place for session_id, suspicion in rare.suspicions.items()}
         self._liveness.move_suspects_back(places)
 
 
