@@ -197,6 +197,11 @@ class Events:
 
     # -- publishing -----------------------------------------------------------------------------------------
 
+    @property
+    def has_news(self) -> bool:
+        """Whether somebody may have to be sent something: in nearly every turn there is nothing."""
+        return bool(self._open or self._fresh or self._behind)
+
     def publish(self, max_unsent_bytes: int) -> int:
         """Number, keep and send the events collected. Call it at the end of each turn, even without a group: some
         events are not changes, and resumed subscribers wait for their replay.
@@ -207,8 +212,6 @@ class Events:
         Returns:
             how many were disconnected.
         """
-        if not (self._open or self._fresh):  # as with nearly every turn
-            return 0
         cut_off = self._cut_off(max_unsent_bytes) if self._open else 0
         if self._fresh:
             self._fresh = False

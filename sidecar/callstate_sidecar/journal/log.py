@@ -40,7 +40,7 @@ from callstate_sidecar.journal.disk_space import (
     remove_unused,
 )
 from callstate_sidecar.journal.errors import JournalError
-from callstate_sidecar.journal.format import DATA_START, RECORD_HEADER_BYTES, framed
+from callstate_sidecar.journal.format import DATA_START, framed
 from callstate_sidecar.journal.layout import logs
 from callstate_sidecar.journal.manifest import ManifestFile, read_manifest
 from callstate_sidecar.journal.replay import cut, decoding, discard_unused, replay
@@ -244,10 +244,11 @@ class Journal:
         if segment is None or self._rebuilding or not segment.is_linked:  # `is_removed`, for each group
             raise OSError(errno.ENOENT, "the journal's files were deleted")
         bodies = [*map(encode_record, records)]
-        size = sum(map(len, bodies)) + RECORD_HEADER_BYTES * len(bodies)
-        if not segment.has_space_for(size):
-            segment = self.roll(size)
-        segment.append(framed(segment.generation, self.sequence + 1, self.synced, bodies))
+        data = framed(segment.generation, self.sequence + 1, self.synced, bodies)
+        if not segment.has_space_for(len(data)):
+            segment = self.roll(len(data))
+            data = framed(segment.generation, self.sequence + 1, self.synced, bodies)
+        segment.append(data)
         self.sequence += len(bodies)
 
     def roll(self, group_bytes: int = 0) -> OpenSegment:

@@ -200,6 +200,8 @@ class GroupCommit:
         if not tx.is_empty:
             tx.commit()
         events = self._ctx.events
+        if not events.has_news:
+            return
         cut_off = events.publish(self.pending_reply_bytes)  # also at the end of a turn without changes
         if events.behind:
             self._catch_up_soon()

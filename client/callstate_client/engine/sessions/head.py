@@ -67,18 +67,19 @@ class CallMetrics(Struct, frozen=True, array_like=True):
     def with_turns(self, turns: Sequence[IncomingTurn]) -> CallMetrics:
         """With these turns and their response times counted, and the speech time of `user` and `agent` added."""
         user, agent = self.user_speech_duration_ms, self.agent_speech_duration_ms
-        responses_ms = []
+        responses_ms: list[int] = []
         for turn in turns:
-            response_ms, duration_ms = turn.response_ms, turn.duration_ms
-            if response_ms is not UNSET and type(response_ms) is int and 0 <= response_ms <= INT64_MAX:
-                responses_ms.append(response_ms)
+            duration_ms = turn.duration_ms
             if duration_ms > 0:  # negative if a clock was set back during the turn
                 if turn.role == "user":
                     user += duration_ms
                 elif turn.role == "agent":
                     agent += duration_ms
+            response_ms = turn.response_ms
+            if type(response_ms) is int and 0 <= response_ms <= INT64_MAX:
+                responses_ms.append(response_ms)
         count = self.turn_count + len(turns)
-        if not (count <= INT64_MAX and INT64_MIN <= user <= INT64_MAX and INT64_MIN <= agent <= INT64_MAX):
+        if max(count, user, agent) > INT64_MAX:
             count, user, agent = _int64(count), _int64(user), _int64(agent)
         metrics = CallMetrics(
             count, self.interruption_count, user, agent,

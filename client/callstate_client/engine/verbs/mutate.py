@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, UnsetType
 
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
 from callstate_client.engine.long_result import Result
@@ -50,38 +50,41 @@ from callstate_client.protocol.params import (
     UpdateParams,
 )
 
+_APPEND: Final = HistoryMode.APPEND
+"""Looked up once: a member of an enum takes several times as long as a global name."""
+
 UPDATE_TRIES: Final = 4
 """How often a long update is prepared, if the session is updated meanwhile; then it is done in one go."""
 
 
 def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> Result | Deferred | InSteps:
     """{"session_id":"c1","turn":{"role":"user","content":"hello","duration_ms":900},"op":"w7-31"}"""
-    if (p.turn is UNSET) == (p.turns is UNSET):
+    one, several = p.turn, p.turns
+    if (one is UNSET) == (several is UNSET):
         raise InvalidParamsError(
             "one of `turn` and `turns` at $.params", path="$.params", expected="one of turn and turns"
         )
     session, done = _changeable(ctx, caller, p)
     if done is not None:
         return done
-    now_us = ctx.clock.wall_us()
-    if not isinstance(p.turn, UnsetType):
-        turns = bytes(p.turn)
+    checked: Sequence[IncomingTurn] | None
+    if one is not UNSET:
+        turns = bytes(one)
         if len(turns) > LONG_BYTES:
             return in_steps(_add_long(ctx, caller, p, turns))
-        turn = check_turn(turns, "$.params.turn")
-        if not is_whole(turn):
-            turns = completed(turns, format_us(now_us))
-        return _add(ctx, caller, session, p, now_us, turns, (turn,))
-    array = bytes(p.turns) if isinstance(p.turns, Raw) else b""
-    if array[:1] != b"[":
-        raise InvalidParamsError("Expected array at $.params.turns", path="$.params.turns", expected="array")
-    turns = array[1:-1].strip()
-    if are_many(turns):
-        return in_steps(_add_many(ctx, caller, p, turns))
-    checked = usual_turns(array)
-    if checked is None:
-        checked = check_some(turns, "$.params.turns")
-    return _add(ctx, caller, session, p, now_us, *_whole(turns, checked, now_us))
+        checked = (check_turn(turns, "$.params.turn"),)
+    else:
+        array = b"" if several is UNSET else bytes(several)
+        if array[:1] != b"[":
+            raise InvalidParamsError("Expected array at $.params.turns", path="$.params.turns", expected="array")
+        turns = array[1:-1].strip()
+        if are_many(turns):
+            return in_steps(_add_many(ctx, caller, p, turns))
+        checked = usual_turns(array)
+        if checked is None:
+            checked = check_some(turns, "$.params.turns")
+    now_us = ctx.clock.wall_us()
+    return _add(ctx, caller, session, p, now_us, _whole(turns, checked, now_us), checked)
 
 
 def _add_long(ctx: Context, caller: Caller, p: AddTurnParams, turns: bytes) -> Steps:
@@ -105,7 +108,7 @@ def _add_many(ctx: Context, caller: Caller, p: AddTurnParams, turns: bytes) -> S
     whole: list[bytes] = []
     checked: list[IncomingTurn] = []
     for piece, some in pieces:
-        whole.append(_whole(piece, some, now_us)[0])
+        whole.append(_whole(piece, some, now_us))
         checked += some
         yield
     session, done = _changeable(ctx, caller, p)
@@ -114,11 +117,9 @@ def _add_many(ctx: Context, caller: Caller, p: AddTurnParams, turns: bytes) -> S
     return _add(ctx, caller, session, p, ctx.clock.wall_us(), b",".join(whole), checked)
 
 
-def _whole(turns: bytes, checked: Sequence[IncomingTurn], now_us: int) -> tuple[bytes, Sequence[IncomingTurn]]:
+def _whole(turns: bytes, checked: Sequence[IncomingTurn], now_us: int) -> bytes:
     """Checked turns, comma-joined, each with all of its members."""
-    if not all(map(is_whole, checked)):
-        turns = completed(turns, format_us(now_us))
-    return turns, checked
+    return turns if all(map(is_whole, checked)) else completed(turns, format_us(now_us))
 
 
 def _add(
@@ -133,9 +134,7 @@ def _add(
     doc.append(turns, len(checked))
     if ctx.events.wants_turns:
         ctx.events.note("turn", now_us, session, turn_count=doc.turn_count)
-    return _complete_turns(
-        ctx, caller, session, now_us, p, HistoryMode.APPEND, turns, len(checked), with_count=True
-    )
+    return _complete_turns(ctx, caller, session, now_us, p, _APPEND, turns, len(checked))
 
 
 def amend_turn(ctx: Context, caller: Caller, p: AmendTurnParams) -> Result | Deferred | InSteps:
@@ -203,7 +202,7 @@ def _amend(
         doc.full = False
     ctx.tx.change(session)
     doc.replace_turn(place, turn)
-    return _complete_turns(ctx, caller, session, ctx.now_us(), p, HistoryMode.AMEND, turn, 1, index=place.index)
+    return _complete_turns(ctx, caller, session, ctx.now_us(), p, HistoryMode.AMEND, turn, 1, place.index)
 
 
 def record_interruption(ctx: Context, caller: Caller, p: RecordInterruptionParams) -> bytes:
@@ -393,15 +392,15 @@ def _changeable(ctx: Context, caller: Caller, p: Mutation) -> tuple[Session, byt
 
 def _complete_turns(
     ctx: Context, caller: Caller, session: Session, now_us: int, p: Mutation, mode: HistoryMode, turns: bytes,
-    count: int, *, with_count: bool = False, index: int = -1,
+    count: int, index: int = -1,
 ) -> bytes:  # fmt: skip
-    """Complete a change of history or counters: version, sign of life, journal."""
+    """Complete a change of history or counters: version, sign of life, journal. `index`: of an amended turn."""
     doc = session.doc
     session.host = None
     session.version = version = max(session.version + 1, now_us)
     doc.updated_us = now_us
     sign_of_life(ctx, caller, session, now_us, p.epoch)
-    if with_count:
+    if mode is _APPEND:
         result = b'{"version":%d,"turn_count":%d}' % (version, doc.turn_count)
     elif index >= 0:
         result = b'{"version":%d,"index":%d}' % (version, index)

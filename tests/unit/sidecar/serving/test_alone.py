@@ -21,7 +21,7 @@ from support.core import TIME, Core, FakeClient, open_journal
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
-MOST_CALLS = {"session.heartbeat": 30, "session.add_turn": 75, "session.save": 110}
+MOST_CALLS = {"session.heartbeat": 29, "session.add_turn": 71, "session.save": 108, "session.update": 123}
 """A few more than each takes."""
 
 SAID = {"role": "user", "content": "hello", "timestamp": TIME, "duration_ms": 900}
@@ -59,13 +59,14 @@ async def test_it_is_answered_without_being_queued(monkeypatch: pytest.MonkeyPat
         ("session.add_turn", {"session_id": "a", "turn": SAID, "op": "op-1"}),
         ("session.add_turn", {"session_id": "a", "turns": [SAID], "op": "op-1"}),
         ("session.save", {"session": {"id": "a", "status": "active", "updated_at": TIME}, "op": "op-1"}),
+        ("session.update", {"session_id": "a", "set": {"recovery_data": {"node": "menu"}}, "op": "op-1"}),
     ],
 )
 async def test_it_takes_few_calls(tmp_path: Path, method: str, params: dict[str, Any]) -> None:
     """From its line to the reply, in the whole daemon: a lone request shares them with nobody."""
     journal = open_journal(tmp_path, Files(), None, start=True)
     core = Core(journal=journal)
-    await core.save("a")
+    await core.save("a", session={"recovery_data": {"node": "start"}})
     peer = await sole(core)
     line = peer.request(method, params)[1]
     calls: list[str] = []
