@@ -9,7 +9,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from callstate_client.engine.sessions.layout import END
 from callstate_client.engine.sessions.records import Record
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import session_of
@@ -18,6 +17,7 @@ from callstate_client.engine.sessions.writes import Patch, Whole, Write
 from support.budget import examples
 from support.core import HOST, kept
 from support.hot_bytes import recounted, recounted_dirty
+from support.patches import length_of
 from support.table_harness import TableHarness
 
 
@@ -40,7 +40,7 @@ def as_whole(write: Write, stored: Whole | None) -> Whole:
     assert stored is not None
     assert stored.document is not None
     document = write.apply(stored.document)
-    assert len(document) == write.result.end + len(END)
+    assert len(document) == length_of(write.result)
     return Whole(write.session_id, document, write.meta, True, write.beat_ms, result=write.result)
 
 

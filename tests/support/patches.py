@@ -21,6 +21,11 @@ def in_store(meta: StoredMeta, document: bytes) -> InStore:
     return InStore(meta.version, len(head), b"", 0, history_bytes, facts, {**meta.ops}, "", meta.state)
 
 
+def length_of(known: InStore) -> int:
+    """How long its document is, bytes."""
+    return known.room + len(HISTORY) + known.history_bytes + len(END)
+
+
 def a_patch(
     base: StoredMeta, document: bytes, meta: StoredMeta, turns: bytes = b"", *, head: bytes = b"", offset: int = 0
 ) -> Patch:
@@ -37,5 +42,6 @@ def a_patch(
     before = in_store(base, document)
     head = head or document[offset : before.room]
     after = structs.replace(in_store(meta, document), history_bytes=before.history_bytes + len(turns))
+    end = len(document) - len(END)
     added = turns + END if turns else b""
-    return Patch("call-1", base.host, meta.version, before, after, offset, head, added, len(head) + len(added))
+    return Patch("call-1", base.host, meta.version, before, after, offset, head, end, added, len(head) + len(added))

@@ -72,16 +72,16 @@ class FlushQueue:
             the writes added to the batch, each with the time since which it has been dirty.
         """
         table, batch = self.table, FlushBatch() if batch is None else batch
-        quarantined, before = table.quarantined, len(batch.writes)
+        dirty, quarantined, before = table.dirty, table.quarantined, len(batch.writes)
+        is_any_refused, taken = bool(quarantined), before
         sent: dict[str, int] = {}
         held: list[str] = []
-        for session_id, mark in table.dirty.marks.in_order():
-            taken = len(batch.writes)
+        for session_id, mark in dirty.marks.in_order():
             if taken >= max_sessions or batch.size >= max_bytes or batch.alone or (taken > before and is_over()):
                 break
             if session_id in batch.session_ids:  # it has changed since; all behind it have changed later still
                 break
-            if quarantined and quarantined.is_alone(session_id):
+            if is_any_refused and quarantined.is_alone(session_id):
                 if quarantined.is_held(session_id, now):
                     held.append(session_id)
                     continue
@@ -97,14 +97,15 @@ class FlushQueue:
                     session.base = structs.replace(session.base, sent=session.version)
                     sent[session_id] = session.version
             batch.add(write, mark.since)
+            taken += 1
         for session_id in held:
-            table.dirty.discard(session_id)
+            dirty.discard(session_id)
         if sent:
             self._tx.records.append(StoreRecord(sent, {}))
             self._tx.after_rollback.append(lambda _: self._not_announced(sent))
         added = batch.writes[before:]
         for write, _ in added:
-            table.dirty.depart(write.session_id)
+            dirty.depart(write.session_id)
         return added
 
     def _not_announced(self, sent: dict[str, int]) -> None:

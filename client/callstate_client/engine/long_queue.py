@@ -88,13 +88,13 @@ class LongQueue(Mapping[str, ValueT]):
 
     def pop(self, key: str) -> ValueT:
         """Remove a key that is there; returns its value."""
-        part = self.part_of(key)
-        if part is None:
-            raise KeyError(key)
-        value = part.pop(key)
-        if not part and len(self._parts) > 1:
-            self._parts.remove(part)
-        return value
+        for part in self._parts:
+            if key in part:
+                value = part.pop(key)
+                if not part and len(self._parts) > 1:
+                    self._parts.remove(part)
+                return value
+        raise KeyError(key)
 
     def move_to_end(self, key: str, *, last: bool = True) -> None:
         """Move a key behind all others, or ahead of them."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from callstate_client.engine.flush_queue import FlushQueue
-from callstate_client.engine.sessions.writes import Patch, Write
+from callstate_client.engine.sessions.writes import Whole
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_sidecar.slices import in_slices
 from callstate_sidecar.system.clock import SystemClock
@@ -40,10 +40,11 @@ class FlushedDeletions:
     def __len__(self) -> int:
         return len(self._deleted)
 
-    def written(self, write: Write) -> None:
-        """Take note of what the store has written: a deletion, or a session in its place."""
+    def written(self, write: Whole) -> None:
+        """Take note of what the store has written: a deletion, or a session in its place. A session that is patched
+        has been written whole before."""
         deleted = self._deleted
-        if isinstance(write, Patch):  # as usual: what is patched is remembered no more, or never was
+        if not deleted and write.document is not None:
             return
         now = self._clock.mono()
         deleted.pop(write.session_id, None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from callstate_client.engine.events import SET_ASIDE, SUPERSEDED, Events
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import StoredSession
-from callstate_client.engine.sessions.writes import Write, is_deletion
+from callstate_client.engine.sessions.writes import Whole, Write, is_deletion
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.journal import PartsLog
 from callstate_sidecar.logs.event_log import EventLog
@@ -24,6 +24,9 @@ from callstate_sidecar.write_behind.away_writes import AwayWrites
 from callstate_sidecar.write_behind.deletions import FlushedDeletions
 
 log = EventLog(__name__)
+
+_WRITTEN: Final = WriteOutcome.WRITTEN
+"""Looked up once: a member of an enum takes several times as long as a global name."""
 
 
 class Answered(NamedTuple):
@@ -81,29 +84,33 @@ class Outcomes:
             away: gets those whose part of the store does not answer.
         """
         other_state: deque[Answered] = deque()
-        left = deque(Answered(*sent, result) for sent, result in zip(batch, results, strict=True))
+        left = deque(zip(batch, results, strict=True))
         slices = Slices()
         try:
             while left:
                 await slices.pause()  # replies were parsed in this turn
                 self._commit()
                 while left and not slices.is_over:
-                    self._apply(left.popleft(), away, other_state)
+                    (write, since), result = left.popleft()
+                    if result.outcome is not _WRITTEN:
+                        self._not_written(Answered(write, since, result), away, other_state)
+                        continue
+                    self._queue.acked(write)
+                    if isinstance(write, Whole):
+                        self._deletions.written(write)
+                    if result.set_aside:
+                        self._publish_set_aside(write.session_id)
                 self._commit()
         except BaseException:
-            for write, since, _ in (*other_state, *left):  # repeating what the store has is harmless
+            sent = [(write, since) for write, since, _ in other_state] + [each for each, _ in left]
+            for write, since in sent:  # repeating what the store has is harmless
                 self._queue.retry(write, since)
             raise
         return other_state
 
-    def _apply(self, answered: Answered, away: AwayWrites, other_state: deque[Answered]) -> None:
+    def _not_written(self, answered: Answered, away: AwayWrites, other_state: deque[Answered]) -> None:
         write, since, result = answered
-        if result.outcome is WriteOutcome.WRITTEN:
-            self._queue.acked(write)
-            self._deletions.written(write)
-            if result.set_aside:
-                self._publish_set_aside(write.session_id)
-        elif result.outcome is WriteOutcome.AWAY:
+        if result.outcome is WriteOutcome.AWAY:
             away.keep(write, since)
         elif result.outcome is WriteOutcome.NOT_BASE:
             self._queue.write_whole(write, since)

@@ -80,8 +80,8 @@ def test_redis_has_it_as_text_and_nothing_for_nobody() -> None:
     known, unknown = StoredMeta(version=1, uid=0, gid=4_000_000_000), StoredMeta(version=1)
     assert parsed(known) == (0, 4_000_000_000)
     assert parsed(unknown) == (UNKNOWN, UNKNOWN)
-    assert meta_changes(a_patch(known, b"{}", known)) == ([], [])
-    assert meta_changes(a_patch(unknown, b"{}", known))[1] == [b"uid", "0", b"gid", "4000000000"]
+    assert meta_changes(a_patch(known, b"{}", known)) == [0]
+    assert meta_changes(a_patch(unknown, b"{}", known)) == [0, b"uid", "0", b"gid", "4000000000"]
 
 
 def parsed(meta: StoredMeta) -> tuple[int, int]:

@@ -393,10 +393,10 @@ class Document:
         room = room_for(head)
         return _joined(head.ljust(room) + HISTORY, self.chunks, END), room
 
-    def changes_since(self, base: InStore) -> tuple[int, bytes, bytes] | None:
-        """What turns the store's document into this one: an offset, what its head has from there on, and what is
-        written over its end, empty for nothing. None if it can't be changed in place."""
-        fields, room = self.fields, base.room
+    def changes_since(self, base: InStore) -> tuple[int, bytes, int, bytes] | None:
+        """What turns the store's document into this one: an offset, what its head has from there on, and the same
+        of its end, empty if that stays. None if it can't be changed in place."""
+        fields = self.fields
         if self.lineage != base.lineage:
             return None
         if fields == base.fields:  # what follows them is sent
@@ -405,12 +405,12 @@ class Document:
         else:
             start = 0
             head = b"{%b" % self._head(self.updated_us, fields)
-        room -= start
+        room = base.room - start
         if len(head) > room:
             return None
         before = base.history_bytes
         turns = b"" if self.history_bytes == before else self._history_from(before)
-        return start, head.ljust(room), turns
+        return start, head.ljust(room), base.room + len(HISTORY) + before, turns
 
     def _history_from(self, offset: int) -> bytes:
         """The end of the document from an offset in the history on, at which a turn ended; reads only the chunks

@@ -49,11 +49,6 @@ class InStore(Struct, frozen=True, gc=False):
     call_id: str
     state: str
 
-    @property
-    def end(self) -> int:
-        """Where the history ends and the closing brackets are, bytes from the document's beginning."""
-        return self.room + len(HISTORY) + self.history_bytes
-
 
 def room_for(head: bytes) -> int:
     """The room that a head gets when it is first written, bytes."""

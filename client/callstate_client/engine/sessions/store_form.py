@@ -64,7 +64,7 @@ def _patch(session: Session, known: InStore, state: str, host_id: str) -> Patch 
     changes = doc.changes_since(known)
     if changes is None:
         return None
-    offset, head, turns = changes
+    offset, head, end, turns = changes
     version = session.version
     result = InStore(
         version, known.room, doc.fields, doc.lineage, doc.history_bytes, session.facts, session.ops, doc.call_id,
@@ -72,7 +72,7 @@ def _patch(session: Session, known: InStore, state: str, host_id: str) -> Patch 
     )  # fmt: skip
     size = len(head) + len(turns)
     return Patch(
-        session.id, host_id, version, known, result, offset, head, turns, size, session.beat_us // 1000
+        session.id, host_id, version, known, result, offset, head, end, turns, size, session.beat_us // 1000
     )  # fmt: skip
 
 

@@ -62,7 +62,8 @@ class Patch(Struct, frozen=True):
         result: what it has then.
         offset: where `head` belongs, bytes from the document's beginning.
         head: the end of the head, with its padding.
-        turns: what is written over the end of the document, with the closing brackets; empty for no new turns.
+        end: where the closing brackets are, bytes from the document's beginning.
+        turns: what is written over them, and ends with such brackets again; empty for no new turns.
         size: length of `head` and `turns` together, bytes.
         beat_ms: last heartbeat, milliseconds since 1970; 0 for none.
     """
@@ -74,6 +75,7 @@ class Patch(Struct, frozen=True):
     result: InStore
     offset: int
     head: bytes
+    end: int
     turns: bytes
     size: int
     beat_ms: int = 0
@@ -88,7 +90,7 @@ class Patch(Struct, frozen=True):
         changed = bytearray(document)
         changed[self.offset : self.offset + len(self.head)] = self.head
         if self.turns:
-            changed[self.base.end :] = self.turns
+            changed[self.end :] = self.turns
         return bytes(changed)
 
 

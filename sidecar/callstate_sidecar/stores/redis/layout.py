@@ -149,12 +149,12 @@ def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
     return [word for field in fields for word in field]
 
 
-def meta_changes(patch: Patch) -> tuple[list[bytes], list[str | bytes]]:
-    """The fields of meta to remove and, as alternating names and values, to set."""
+def meta_changes(patch: Patch) -> list[Any]:
+    """What a patch changes of meta: the number of fields to remove, these, then those to set, as alternating names
+    and values."""
     base, result = patch.base, patch.result
     was, ops = base.ops, result.ops
-    removed: list[bytes] = []
-    changed: list[str | bytes] = []
+    changed: list[Any] = [0]
     # results are kept oldest first, so the new ones are the last; a version is above any number given before
     left = len(ops)
     for op in reversed(ops):
@@ -164,13 +164,14 @@ def meta_changes(patch: Patch) -> tuple[list[bytes], list[str | bytes]]:
         left -= 1
         changed += (_OP + op.encode(), b"%d %b" % (result.version + left, done))
     if left != len(was):
-        removed += (_OP + op.encode() for op in was.keys() - ops.keys())
+        removed = [_OP + op.encode() for op in was.keys() - ops.keys()]
+        changed[:1] = (len(removed), *removed)
     if base.facts is not result.facts or base.state != result.state:  # not so after a turn, as usual
         before = dict(_facts(meta_of(base, patch.host)))
         for name, value in _facts(patch.meta):
             if before[name] != value:
                 changed += (name, value)
-    return removed, changed
+    return changed
 
 
 def _facts(meta: StoredMeta) -> list[tuple[bytes, str | bytes]]:

@@ -79,21 +79,16 @@ class WriteCalls:
         args: list[Any] = [self._ttl_ms]
         for patch in patches:
             keys += self._keys.document(patch.session_id)
-            words = _words(patch)
-            args.append(len(words))
-            args += words
+            if patch.turns:
+                changes: tuple[Any, ...] = (2, patch.offset, patch.head, patch.end, patch.turns)
+            else:
+                changes = (1, patch.offset, patch.head)
+            beside = meta_changes(patch)
+            args += (
+                4 + len(changes) + len(beside),
+                patch.host, patch.result.facts.epoch, patch.version, patch.base.version, *changes, *beside,
+            )  # fmt: skip
         return ScriptCall(PATCH, keys, args)
-
-
-def _words(patch: Patch) -> list[Any]:
-    """What PATCH is given for a session."""
-    removed, changed = meta_changes(patch)
-    base = patch.base
-    changes = (2, patch.offset, patch.head, base.end, patch.turns) if patch.turns else (1, patch.offset, patch.head)
-    return [
-        patch.host, patch.result.facts.epoch, patch.version, base.version,
-        *changes, len(removed), *removed, *changed,
-    ]  # fmt: skip
 
 
 def replies_of(calls: Sequence[WriteCall], replies: Sequence[Any]) -> list[Any]:

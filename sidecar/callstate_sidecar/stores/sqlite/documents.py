@@ -66,7 +66,7 @@ def patch_document(connection: sqlite3.Connection, key: int, changed: Changed, p
         put_document(connection, key, document)
         return UNCHANGED
     if patch.turns:
-        row = (key, patch.base.end, patch.turns)
+        row = (key, patch.end, patch.turns)
         connection.execute("INSERT OR REPLACE INTO document_tail VALUES (?, ?, ?)", row)
     return end
 

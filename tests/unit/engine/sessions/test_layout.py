@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
-from callstate_client.engine.sessions.layout import END
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import write_of
 from callstate_client.engine.sessions.writes import Patch, Whole
 from support.clock import START_US
 from support.core import HOST, TIME
+from support.patches import length_of
 
 TURN = b'{"role":"user","content":"%b"}'
 
@@ -35,7 +35,7 @@ def written(session: Session, stored: bytes = b"") -> bytes:
     document = write.apply(stored) if isinstance(write, Patch) else write.document
     assert document is not None
     assert write.result is not None
-    assert len(document) == write.result.end + len(END)
+    assert len(document) == length_of(write.result)
     assert json.loads(document) == json.loads(session.doc.to_json(session.doc.updated_us))
     session.in_store = write.result
     session.stored_version = session.version

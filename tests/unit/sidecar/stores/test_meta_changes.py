@@ -46,10 +46,10 @@ def test_patched_meta_is_read_as_if_it_had_been_written_whole(rounds: list[list[
         version += 1000
         state = "suspect" if suspect else "live"
         after = structs.replace(meta, version=version, ops=kept({**meta.ops}, new, version), state=state)
-        removed, changed = meta_changes(a_patch(meta, b"{}", after))
-        for name in removed:
+        count, *names = meta_changes(a_patch(meta, b"{}", after))
+        for name in names[:count]:
             del fields[name]
-        words = [word.encode() if isinstance(word, str) else word for word in changed]
+        words = [word.encode() if isinstance(word, str) else word for word in names[count:]]
         fields |= dict(zip(words[::2], words[1::2], strict=True)) | beside(after)
         meta = after
         parsed = parse_meta(fields)
@@ -61,7 +61,7 @@ def test_a_result_more_is_one_field_more_and_one_less() -> None:
     ops = kept({}, [f"op-{number}" for number in range(KEPT_OPS)], 1)
     base = StoredMeta(host="here", version=100, ops=ops)
     meta = StoredMeta(host="here", version=200, ops=kept(ops, ["new"], 200))
-    assert meta_changes(a_patch(base, b"{}", meta)) == ([b"op:op-0"], [b"op:new", b'215 {"version":200}'])
+    assert meta_changes(a_patch(base, b"{}", meta)) == [1, b"op:op-0", b"op:new", b'215 {"version":200}']
 
 
 def test_after_a_turn_only_its_result_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_after_a_turn_only_its_result_is_looked_at(monkeypatch: pytest.MonkeyPat
     patch = write_of(session, "here")
     assert isinstance(patch, Patch)
     monkeypatch.setattr(layout, "meta_of", lambda *_: pytest.fail("all of meta"))
-    assert meta_changes(patch) == ([], [b"op:op-1", b"0 {}"])
+    assert meta_changes(patch) == [0, b"op:op-1", b"0 {}"]
 
 
 def test_a_change_of_the_facts_or_the_state_is_found() -> None:
@@ -81,8 +81,8 @@ def test_a_change_of_the_facts_or_the_state_is_found() -> None:
     session.suspected = "silent"
     patch = write_of(session, "here")
     assert isinstance(patch, Patch)
-    assert meta_changes(patch) == ([], [b"state", "suspect"])
+    assert meta_changes(patch) == [0, b"state", "suspect"]
     session.change_facts(owner="w1")
     patch = write_of(session, "here")
     assert isinstance(patch, Patch)
-    assert meta_changes(patch) == ([], [b"owner", "w1", b"state", "suspect"])
+    assert meta_changes(patch) == [0, b"owner", "w1", b"state", "suspect"]
