@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
@@ -25,6 +25,7 @@ from callstate_sidecar.stores.redis.servers import Command, OneServer, Servers, 
 from callstate_sidecar.stores.redis.suitability import verify_append_only
 
 ResultT = TypeVar("ResultT")
+ArgsT = TypeVarTuple("ArgsT")
 
 
 def connect(url: str, *, connections: int, timeout_s: float) -> Servers:
@@ -111,14 +112,16 @@ class ScriptClient:
             StoreDownError: no answer.
             StoreRefusingError: the answer is an error.
         """
+        known = Command(keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args))
         try:
-            return await self._execute(Command(keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args)))
+            return await self._use(self._servers.execute, known, self._limit_s)
         except NoScriptError:  # restarted, or a new server; EVAL also caches the script
-            return await self._execute(Command(keys[0], ("EVAL", script.text, len(keys), *keys, *args)))
+            whole = Command(keys[0], ("EVAL", script.text, len(keys), *keys, *args))
+            return await self._use(self._servers.execute, whole, self._limit_s)
 
     async def command(self, name: str, key: bytes, *args: Any) -> Any:
         """Run one command on a key; returns its reply. Raises as `run`."""
-        return await self._execute(Command(key, (name, key, *args)))
+        return await self._use(self._servers.execute, Command(key, (name, key, *args)), self._limit_s)
 
     async def members(self, key: bytes, cursor: str, count: int) -> tuple[list[Any], str]:
         """One SSCAN step over a set: about `count` members, and the next cursor, empty after the last. Raises as
@@ -129,11 +132,11 @@ class ScriptClient:
     async def slot_tags(self) -> list[bytes]:
         """For each primary a text that, in braces, puts a key into one of its slots; a single empty one if there
         are no slots. Raises as `run`."""
-        return await self._attempt(self._servers.slot_tags)
+        return await self._limited(self._servers.slot_tags)
 
     async def each_primary(self, *words: Any) -> list[Any]:
         """Run a command without keys on every primary that is not away; returns the replies. Raises as `run`."""
-        return await self._attempt(lambda: self._servers.each_primary(*words))
+        return await self._limited(self._servers.each_primary, *words)
 
     async def scan(self, cursor: str, *args: Any) -> tuple[list[bytes], str]:
         """One SCAN step over all keys there are: keys, and the next cursor, empty after the last. Raises as `run`.
@@ -142,23 +145,29 @@ class ScriptClient:
             cursor: empty for the first step.
             args: MATCH, COUNT, TYPE and what belongs to them.
         """
-        return await self._attempt(lambda: self._servers.scan(cursor, *args))
+        return await self._limited(self._servers.scan, cursor, *args)
 
     async def ping(self) -> None:
         """Return once every primary that is not away has answered. Raises as `run`."""
-        await self._attempt(self._servers.ping)
+        await self._limited(self._servers.ping)
 
-    async def _execute(self, command: Command) -> Any:
-        return await self._attempt(lambda: self._servers.execute(command))
+    async def _limited(self, use: Callable[[*ArgsT], Awaitable[ResultT]], *args: *ArgsT) -> ResultT:
+        """As `_use`, within the limit."""
 
-    async def _attempt(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        """Do it within the limit; translates errors but NoScriptError."""
+        async def in_time() -> ResultT:
+            async with asyncio.timeout(self._limit_s):
+                return await use(*args)
+
+        return await self._use(in_time)
+
+    async def _use(self, use: Callable[[*ArgsT], Awaitable[ResultT]], *args: *ArgsT) -> ResultT:
+        """Use the servers; translates errors but NoScriptError."""
         if self._closed:
             raise StoreDownError("the store is closed")
         try:
-            await self._verify()
-            async with asyncio.timeout(self._limit_s):
-                return await work()
+            if not self._verified:
+                await self._verify()
+            return await use(*args)
         except NoScriptError as error:
             error.__traceback__ = None  # as below
             raise
@@ -227,20 +236,10 @@ class ScriptClient:
         return await self._send(commands, behind)
 
     async def _send(self, commands: Sequence[Command], behind: Sequence[Words]) -> list[Any]:
-        if self._closed:
-            raise StoreDownError("the store is closed")
-        try:
-            await self._verify()
-            return await self._servers.pipeline(commands, behind)
-        except Exception as error:
-            await self._drop_broken(error)
-            error.__traceback__ = None  # frames of redis-py refer to the error, which would be a cycle
-            raise translate(error) from error
+        return await self._use(self._servers.pipeline, commands, behind)
 
     async def _verify(self) -> None:
         """See that the servers are what the URL says, before they are first used: once for all that wait for it."""
-        if self._verified:
-            return
         if self._verifying is None:
             self._verifying = asyncio.ensure_future(self._verify_now())
             self._verifying.add_done_callback(self._verification_ended)

@@ -131,9 +131,10 @@ class Cluster:
 
     # -- commands -----------------------------------------------------------------------------------------------
 
-    async def execute(self, command: Command) -> Any:
+    async def execute(self, command: Command, limit_s: float | None = None) -> Any:
         """Run one command on the server of its key."""
-        (reply,) = await self.pipeline([command])
+        async with asyncio.timeout(limit_s):
+            (reply,) = await self.pipeline([command])
         if isinstance(reply, Exception):
             raise reply
         return reply

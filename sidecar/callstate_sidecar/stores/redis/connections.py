@@ -20,6 +20,7 @@ from redis.exceptions import ResponseError
 
 from callstate_sidecar.config.redis_url import RedisUrl
 from callstate_sidecar.stores.redis.pool import Pool
+from callstate_sidecar.stores.redis.replies import Answering
 
 BIG_BYTES: Final = 256 * 1024
 """Arguments above this size are sent without being copied: hiredis takes a millisecond for each megabyte."""
@@ -101,7 +102,7 @@ class Connector:
     def _client(self, transport: type[Any], timeout_s: float | None = None, **settings: Any) -> Redis:
         timeout_s = timeout_s or self.timeout_s
         timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        packing: Any = type("PackingConnection", (_Sending, _Packing, transport), {})
+        packing: Any = type("PackingConnection", (Answering, _Sending, _Packing, transport), {})
         pool = Pool(
             packing,
             self._connections,

@@ -102,10 +102,10 @@ class SentinelServer:
         """See that what the URL names are sentinels."""
         await self._sentinels.find()
 
-    async def execute(self, command: Command) -> Any:
+    async def execute(self, command: Command, limit_s: float | None = None) -> Any:
         """Run one command."""
         try:
-            return await self._server.execute(command)
+            return await self._server.execute(command, limit_s)
         except RedisError as error:
             if _is_demotion(error):
                 await self._leave(error)

@@ -5,6 +5,7 @@ Errors are redis-py's own here; `ScriptClient` translates them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from callstate_sidecar.slices import Slices
 from callstate_sidecar.stores.redis.connections import Connector
+from callstate_sidecar.stores.redis.pool import Pool
 from callstate_sidecar.stores.redis.suitability import verify_standalone
 
 Words = tuple[Any, ...]
@@ -48,8 +50,8 @@ class Servers(Protocol):
         """
         ...
 
-    async def execute(self, command: Command) -> Any:
-        """Run one command; returns its reply."""
+    async def execute(self, command: Command, limit_s: float | None = None) -> Any:
+        """Run one command within so many seconds; returns its reply."""
         ...
 
     async def pipeline(self, commands: Sequence[Command], behind: Sequence[Words] = ()) -> list[Any]:
@@ -103,14 +105,31 @@ class OneServer:
         if self._connector is not None:
             await verify_standalone(self._connector)
 
-    async def execute(self, command: Command) -> Any:
+    async def execute(self, command: Command, limit_s: float | None = None) -> Any:
         """Run one command."""
-        if self._connector is None:  # the caller's client, whose settings for retries count
-            return await self._execute(*command.words)
-        (reply,) = await pipeline(self._client, [command.words])  # a quarter less work than `execute_command`
+        pool: Any = self._client.connection_pool
+        if not isinstance(pool, Pool):  # the caller's client, whose settings for retries count
+            async with asyncio.timeout(limit_s):
+                return await self._execute(*command.words)
+        connection = pool.take()
+        if connection is not None:
+            reply = await self._ask(pool, connection, command.words, limit_s)
+        else:
+            async with asyncio.timeout(limit_s):
+                reply = await self._ask(pool, await pool.get_connection(), command.words)
         if isinstance(reply, ResponseError):
             raise reply
         return reply
+
+    async def _ask(self, pool: Pool, connection: Any, words: Words, limit_s: float | None = None) -> Any:
+        try:
+            reply = await connection.ask(words, limit_s)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            pool.give_back(connection)
+        return _as_redis_py(self._client, words, reply)
 
     async def _execute(self, *words: Any) -> Any:
         execute: Any = self._client.execute_command  # untyped in some versions of redis-py
@@ -143,7 +162,7 @@ class OneServer:
 
 
 async def pipeline(client: Redis, commands: Sequence[Words]) -> list[Any]:
-    """Run commands in one round trip; replies or ResponseErrors.
+    """Run commands in one round trip; replies or ResponseErrors. The client is of a `Connector`.
 
     As redis-py's pipelines, but the commands are packed, and the replies parsed, in slices.
     """
@@ -159,7 +178,7 @@ async def pipeline(client: Redis, commands: Sequence[Words]) -> list[Any]:
         await connection.send_packed_command(packed)
         slices.begin()
         for words in commands:
-            replies.append(await _reply(client, connection, str(words[0])))
+            replies.append(_as_redis_py(client, words, await connection.next_reply()))
             await slices.give_way()
     except BaseException:  # what else arrives on it would be taken for replies to the next commands
         await connection.disconnect(nowait=True)
@@ -169,13 +188,12 @@ async def pipeline(client: Redis, commands: Sequence[Words]) -> list[Any]:
     return replies
 
 
-async def _reply(client: Redis, connection: Any, name: str) -> Any:
-    try:
-        parse: Any = client.parse_response
-        return await parse(connection, name)
-    except ResponseError as error:
-        # A frame of redis-py refers to the error that it raises: without the traceback that is no cycle.
-        return error.with_traceback(None)
+def _as_redis_py(client: Redis, words: Words, reply: Any) -> Any:
+    """A reply in redis-py's form for this command: a score as a float, for example. An error stays one."""
+    if isinstance(reply, ResponseError):
+        return reply
+    parse = client.response_callbacks.get(words[0])
+    return reply if parse is None else parse(reply)
 
 
 async def disconnect(client: Redis, *, in_use: bool) -> None:

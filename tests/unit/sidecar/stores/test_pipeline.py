@@ -24,6 +24,7 @@ class Server:
 
     def __init__(self) -> None:
         self.connection_pool = self
+        self.response_callbacks: dict[str, Any] = {}
         self.log: list[str] = []
         self.sent: list[bytes] = []
         self.replies: list[Any] = []
@@ -50,14 +51,14 @@ class Server:
         self.sent += packed
         self.replies = [each.split()[1].decode() for each in packed]
 
-    async def parse_response(self, connection: Server, name: str) -> Any:
-        """The client's."""
-        assert (connection, name) == (self, "ECHO")
+    async def next_reply(self) -> Any:
+        """The connection's."""
         self.log.append("parsed")
         reply = self.replies.pop(0)
-        if reply in self.failures:
-            raise self.failures[reply]
-        return reply
+        failure = self.failures.get(reply, reply)
+        if isinstance(failure, LostError):
+            raise failure
+        return failure
 
     async def disconnect(self, *, nowait: bool) -> None:
         """The connection's."""
