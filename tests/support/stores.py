@@ -159,10 +159,10 @@ class MemoryBackend:
     def _write(self, write: Write) -> WriteResult:
         if write.session_id in self.rejected:
             return WriteResult(WriteOutcome.REJECTED, "too big for this store")
-        held = self.rows.get(write.session_id)
+        held, new = self.rows.get(write.session_id), write.meta
         meta = None if held is None else held.meta
         found = None if meta is None else Stamp(meta.host, meta.epoch, meta.version)
-        stamp = Stamp(write.meta.host, write.meta.epoch, write.meta.version)
+        stamp = Stamp(new.host, new.epoch, new.version)
         if isinstance(write, Patch):
             if found is not None and not takes(found, stamp):
                 return WriteResult(WriteOutcome.SUPERSEDED, superseded_by(found))
@@ -170,7 +170,7 @@ class MemoryBackend:
                 return WriteResult(WriteOutcome.NOT_BASE)
             if found is None or found.version != write.base.version:
                 return WriteResult(WriteOutcome.NOT_BASE)
-            self.rows[write.session_id] = StoredSession(write.apply(held.document), write.meta, write.beat_ms)
+            self.rows[write.session_id] = StoredSession(write.apply(held.document), new, write.beat_ms)
             self.active.add(write.session_id)
             return WriteResult(WriteOutcome.WRITTEN)
         foreign = held is not None and held.foreign_stamp not in (b"", write.seen_stamp)
@@ -180,7 +180,7 @@ class MemoryBackend:
             return WriteResult(WriteOutcome.UNSEEN)
         if found is not None and not takes(found, stamp):
             return WriteResult(WriteOutcome.SUPERSEDED, superseded_by(found))
-        self.rows[write.session_id] = StoredSession(write.document, write.meta, write.beat_ms)
+        self.rows[write.session_id] = StoredSession(write.document, new, write.beat_ms)
         (self.active.add if write.active else self.active.discard)(write.session_id)
         return WriteResult(WriteOutcome.WRITTEN, set_aside=foreign)
 
