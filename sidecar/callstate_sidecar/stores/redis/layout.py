@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -138,15 +139,20 @@ class Layout:
 
 _OP: Final = b"op:"
 _IDS: Final = (b"uid", b"gid")
+"""Absent where nobody is known."""
 
 
 def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
     """The fields of meta as alternating names and values, without those that the script adds: host, epoch, version
     and stamp."""
-    facts = [(name, value) for name, value in _facts(meta) if value or name not in _IDS]
-    fields = [*facts, (b"deleted", "1" if deleted else "0")]
-    fields += ((_OP + op.encode(), b"%d %b" % (i, result)) for i, (op, result) in enumerate(meta.ops.items()))
-    return [word for field in fields for word in field]
+    facts = _facts(meta)
+    for name in _IDS:
+        if not facts[name]:
+            del facts[name]
+    words = [*chain.from_iterable(facts.items()), b"deleted", "1" if deleted else "0"]
+    for number, (op, result) in enumerate(meta.ops.items()):
+        words += (_OP + op.encode(), b"%d %b" % (number, result))
+    return words
 
 
 def meta_changes(patch: Patch) -> list[Any]:
@@ -167,28 +173,30 @@ def meta_changes(patch: Patch) -> list[Any]:
         removed = [_OP + op.encode() for op in was.keys() - ops.keys()]
         changed[:1] = (len(removed), *removed)
     if base.facts is not result.facts or base.state != result.state:  # not so after a turn, as usual
-        before = dict(_facts(meta_of(base, patch.host)))
-        for name, value in _facts(patch.meta):
+        before = _facts(meta_of(base, patch.host))
+        for name, value in _facts(patch.meta).items():
             if before[name] != value:
                 changed += (name, value)
     return changed
 
 
-def _facts(meta: StoredMeta) -> list[tuple[bytes, str | bytes]]:
-    return [
-        (b"owner", meta.owner),
-        (b"ended_reason", meta.ended_reason),
-        (b"ended_detail", meta.ended_detail),
-        (b"ended_at", meta.ended_at),
-        (b"labels", msgspec.json.encode(meta.labels) if meta.labels else ""),
-        (b"heartbeat_timeout_s", _seconds_text(meta.heartbeat_timeout_s)),
-        (b"max_duration_s", _seconds_text(meta.max_duration_s)),
-        (b"reaped", "1" if meta.reaped else "0"),
-        (b"status_before", meta.status_before),
-        (b"state", meta.state),
-        (b"orphan", meta.orphan),
-        *zip(_IDS, (_id_text(meta.uid), _id_text(meta.gid)), strict=True),
-    ]
+def _facts(meta: StoredMeta) -> dict[bytes, str | bytes]:
+    """What rarely changes."""
+    return {
+        b"owner": meta.owner,
+        b"ended_reason": meta.ended_reason,
+        b"ended_detail": meta.ended_detail,
+        b"ended_at": meta.ended_at,
+        b"labels": msgspec.json.encode(meta.labels) if meta.labels else "",
+        b"heartbeat_timeout_s": _seconds_text(meta.heartbeat_timeout_s),
+        b"max_duration_s": _seconds_text(meta.max_duration_s),
+        b"reaped": "1" if meta.reaped else "0",
+        b"status_before": meta.status_before,
+        b"state": meta.state,
+        b"orphan": meta.orphan,
+        b"uid": _id_text(meta.uid),
+        b"gid": _id_text(meta.gid),
+    }
 
 
 def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
