@@ -311,8 +311,9 @@ class Connection:
             source.transport.abort()
         if answered:  # not for any line: a daemon that refuses us may say so on each connection, and then hang up
             self._backoff.reset()
-        self._at_once = len(lines) == 1 and isinstance(waiter, asyncio.Future) and not self._pending
-        if not self._at_once:
+        is_alone = len(lines) == 1 and not self._pending
+        self._at_once = is_alone and isinstance(waiter, asyncio.Future)
+        if not is_alone:
             # scheduled after the tasks that this wakes, so their next requests leave in the same iteration
             self.writable()
 

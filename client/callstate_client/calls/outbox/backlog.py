@@ -7,12 +7,11 @@ later ones nor rewritten. All others wait.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
 from callstate_client.calls.outbox.entry import OutboxEntry
-from callstate_client.errors import OverloadedError, TooLargeError
+from callstate_client.errors import TooLargeError
 from callstate_client.protocol.framing import LINE_BYTES
 
 __all__ = ["MAX_ENTRY_BYTES", "Backlog"]
@@ -39,37 +38,21 @@ class Backlog:
     """The entries of one call, oldest first."""
 
     def __init__(self) -> None:
-        self._entries: deque[OutboxEntry] = deque()
+        self.entries: deque[OutboxEntry] = deque()
+        """To be read."""
         self._bytes = 0
         self._singles = 0  # how many of the oldest are sent one by one
         self.in_flight = 0
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[OutboxEntry]:
-        return iter(self._entries)
-
-    @property
-    def first(self) -> OutboxEntry:
-        """The oldest."""
-        return self._entries[0]
-
-    def check_room(self, size: int, details: str) -> None:
-        """Check that there is room for an entry of this size.
-
-        Args:
-            size: of its JSON, bytes.
-            details: for the error: whose entries these are, and why they are still here.
+    def has_room(self, size: int) -> bool:
+        """Whether there is room for an entry whose JSON has this size, bytes.
 
         Raises:
             TooLargeError: it does not fit into any request.
-            OverloadedError: there is no room now.
         """
         if size > MAX_ENTRY_BYTES:
             raise TooLargeError(f"{size} bytes are more than the {MAX_ENTRY_BYTES} that fit into one request")
-        if len(self._entries) >= MAX_ENTRIES or self._bytes + size > MAX_BYTES:
-            raise OverloadedError(f"{len(self._entries)} mutations are not acknowledged yet{details}")
+        return len(self.entries) < MAX_ENTRIES and self._bytes + size <= MAX_BYTES
 
     # -- adding ---------------------------------------------------------------------------------------------
 
@@ -81,7 +64,7 @@ class Backlog:
             if earlier.absorb(entry):
                 self._bytes += earlier.size - before
                 return earlier
-        self._entries.append(entry)
+        self.entries.append(entry)
         self._bytes += entry.size
         return entry
 
@@ -89,7 +72,7 @@ class Backlog:
         """A waiting patch of the same thing that is followed by nothing but other patches."""
         if entry.key is None:
             return None
-        for other in islice(reversed(self._entries), len(self._entries) - self.in_flight):
+        for other in islice(reversed(self.entries), len(self.entries) - self.in_flight):
             if other.method not in PATCHING or other.action is not None:
                 return None
             if other.key is entry.key:
@@ -98,11 +81,11 @@ class Backlog:
 
     def turn_of(self, key: object) -> OutboxEntry | None:
         """The queued turn with this key, if there is one."""
-        return next((entry for entry in reversed(self._entries) if entry.is_turn and entry.key is key), None)
+        return next((entry for entry in reversed(self.entries) if entry.is_turn and entry.key is key), None)
 
     def is_waiting(self, entry: OutboxEntry) -> bool:
         """Whether it is queued and not in flight."""
-        return any(other is entry for other in islice(self._entries, self.in_flight, None))
+        return any(other is entry for other in islice(self.entries, self.in_flight, None))
 
     def rewrite(self, turn: OutboxEntry, text: bytes) -> None:
         """Replace the JSON of a waiting turn."""
@@ -114,14 +97,14 @@ class Backlog:
     def next_batch(self) -> list[OutboxEntry]:
         """The entries of the next request, in flight from now on: turns up to BATCH_BYTES, or a single other."""
         self.in_flight = self._batch_length()
-        return [*islice(self._entries, self.in_flight)]
+        return [*islice(self.entries, self.in_flight)]
 
     def _batch_length(self) -> int:
-        if self._singles or not self.first.is_turn:
+        if self._singles or not self.entries[0].is_turn:
             self._singles = max(0, self._singles - 1)
             return 1
         count = size = 0
-        for entry in self._entries:
+        for entry in self.entries:
             size += entry.size
             if not entry.is_turn or (count and size > BATCH_BYTES):
                 break
@@ -134,25 +117,28 @@ class Backlog:
 
     def take(self, count: int) -> list[OutboxEntry]:
         """Remove and return the oldest."""
-        entries = [self._entries.popleft() for _ in range(count)]
-        self._bytes -= sum(entry.size for entry in entries)
+        entries: list[OutboxEntry] = []
+        for _ in range(count):
+            entry = self.entries.popleft()
+            self._bytes -= entry.size
+            entries.append(entry)
         self.in_flight = 0
         return entries
 
     def drop(self, count: int) -> list[OutboxEntry]:
         """Remove the oldest, and undo their changes of the view."""
-        for entry in reversed(self._entries):
+        for entry in reversed(self.entries):
             entry.undo()
         entries = self.take(count)
-        for entry in self._entries:
+        for entry in self.entries:
             entry.redo()
         return entries
 
     def withdraw(self, entry: OutboxEntry) -> None:
         """Remove a waiting entry, and undo its change of the view."""
-        for other in reversed(self._entries):
+        for other in reversed(self.entries):
             other.undo()
-        self._entries.remove(entry)
+        self.entries.remove(entry)
         self._bytes -= entry.size
-        for other in self._entries:
+        for other in self.entries:
             other.redo()

@@ -136,6 +136,7 @@ class OutboxEntry(Acknowledgement):
         "change",
         "follows",
         "index",
+        "is_turn",
         "key",
         "method",
         "params",
@@ -158,6 +159,8 @@ class OutboxEntry(Acknowledgement):
         self.method = method
         self.params = params
         self.turn = turn
+        self.is_turn = bool(turn)
+        """Whether it can share a request with others."""
         self.change = change
         self.key = key
         self.action = action
@@ -168,11 +171,6 @@ class OutboxEntry(Acknowledgement):
         """Of an amendment: the entry of its turn."""
         self.follows: OutboxEntry | None = None
         """An entry that this one depends on: if it is refused, so is this one."""
-
-    @property
-    def is_turn(self) -> bool:
-        """Whether it can share a request with others."""
-        return bool(self.turn)
 
     def absorb(self, later: OutboxEntry) -> bool:
         """Merge a later patch into this one; False if no single patch has the effect of the two."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import msgspec
 
@@ -22,6 +23,8 @@ from callstate_client.transport.backoff import DELIVER, Backoff
 __all__ = ["Answer", "InFlight"]
 
 _log = logging.getLogger("callstate")
+
+_turn_of = attrgetter("turn")
 
 Answer = protocol.VersionResult | Exception
 """What became of an attempt; an exception that is no CallstateError is a fault of this package."""
@@ -56,7 +59,7 @@ class InFlight:
         self._first = batch[0]
         self._params = self._first.params
         if self._first.is_turn:
-            turns = msgspec.Raw(b"[%b]" % b",".join([entry.turn for entry in batch]))
+            turns = msgspec.Raw(b"[%b]" % b",".join(map(_turn_of, batch)))
             self._params = protocol.AddTurnParams(session_id=session_id, turns=turns, op=store.new_op())
         self._epoch: int | None = None  # of the latest attempt
         self._reply: object = None  # of the present attempt: what waits for it

@@ -45,7 +45,7 @@ class TurnAdded(Change):
         self._responses_before: tuple[int, int, dict[str, Any]] | None = None
 
     def make(self) -> None:
-        if self.turn.response_ms is not None:
+        if self.turn.has_extra and self.turn.response_ms is not None:
             metrics = self._state.metrics
             self._responses_before = (metrics.first_response_ms, metrics.average_response_ms, dict(metrics.extra))
         self._state.append_turn(self.turn)

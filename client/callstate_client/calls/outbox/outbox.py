@@ -18,6 +18,7 @@ from callstate_client.errors import (
     FencedError,
     InternalError,
     InvalidParamsError,
+    OverloadedError,
     SessionEndedError,
     SessionNotFoundError,
     StoreClosedError,
@@ -93,7 +94,7 @@ class Outbox:
         return None if in_flight is None else in_flight.last_error
 
     def __len__(self) -> int:
-        return len(self._backlog)
+        return len(self._backlog.entries)
 
     # -- queueing -------------------------------------------------------------------------------------------
 
@@ -110,8 +111,9 @@ class Outbox:
             RuntimeError: this is not the call's loop.
         """
         self._check_open()
-        reason = f": {self.last_error}" if self.last_error else ""
-        self._backlog.check_room(size, f" of {self.session_id}{reason}")
+        if not self._backlog.has_room(size):
+            why = f": {self.last_error}" if self.last_error else ""
+            raise OverloadedError(f"{len(self)} mutations of {self.session_id} are not acknowledged yet{why}")
 
     def _check_open(self) -> None:
         check_loop(self._loop, self.session_id)
@@ -121,22 +123,21 @@ class Outbox:
     def add_turn(self, turn: bytes, change: TurnAdded) -> OutboxEntry:
         """Queue a turn's JSON; `check_room` comes first."""
         entry = OutboxEntry(self._loop, "session.add_turn", turn=turn, change=change, key=change.turn)
-        no_room = self._no_room_for(entry)
+        no_room = None if self._full is None else self._no_room_for(entry, *self._full)
         if no_room is not None:
             entry.fail(no_room)
             return entry
         return self._put(entry)
 
-    def _no_room_for(self, entry: OutboxEntry) -> CallstateError | None:
-        """The error that a turn of this size would be refused with; None if it may be accepted."""
-        if self._full is None or not entry.is_turn or entry.size < self._full[0]:
-            return None
-        return self._full[1]
+    @staticmethod
+    def _no_room_for(entry: OutboxEntry, refused_bytes: int, error: CallstateError) -> CallstateError | None:
+        """The error that an entry would be refused with; None if it may be accepted."""
+        return error if entry.is_turn and entry.size >= refused_bytes else None
 
     def is_rewritable(self, turn: OutboxEntry) -> bool:
         """Whether this turn is queued, no part of a request that may have reached the daemon, and not followed by
         an amendment of it, which a later one has to come after."""
-        return self._backlog.is_waiting(turn) and all(entry.amends is not turn for entry in self._backlog)
+        return self._backlog.is_waiting(turn) and all(entry.amends is not turn for entry in self._backlog.entries)
 
     def rewrite(self, turn: OutboxEntry, text: bytes) -> None:
         """Send other JSON for a waiting turn; `check_room` comes first."""
@@ -209,7 +210,7 @@ class Outbox:
     @property
     def is_awaited(self) -> bool:
         """Whether a task waits for any of the mutations."""
-        return any(entry.is_awaited for entry in self._backlog)
+        return any(entry.is_awaited for entry in self._backlog.entries)
 
     def emptied(self) -> None:
         """All is delivered."""
@@ -226,10 +227,10 @@ class Outbox:
         Raises:
             CallstateError: it is; this is why.
         """
-        first = self._backlog.first
+        first = self._backlog.entries[0]
         refusal = None if first.follows is None else first.follows.refusal
-        if refusal is None and self._backlog.in_flight == 1:
-            refusal = self._no_room_for(first)
+        if refusal is None and self._full is not None and self._backlog.in_flight == 1:
+            refusal = self._no_room_for(first, *self._full)
         if refusal is not None:
             raise refusal
 
@@ -237,13 +238,13 @@ class Outbox:
         """The request in flight was acknowledged."""
         if result.version:
             self._on_version(result.version)
-        if self._backlog.first.method in MAKES_ROOM:
+        if self._full is not None and self._backlog.entries[0].method in MAKES_ROOM:
             self._full = None
-        count = self._backlog.in_flight
-        for offset, entry in enumerate(self._backlog.take(count)):
-            if result.turn_count is not None:
-                entry.index = result.turn_count - count + offset
-            entry.acknowledge(result.version)
+        version, turn_count, count = result.version, result.turn_count, self._backlog.in_flight
+        for offset, entry in enumerate(self._backlog.take(count), -count):
+            if turn_count is not None:
+                entry.index = turn_count + offset
+            entry.acknowledge(version)
 
     def failed(self, error: Exception) -> None:
         """The request in flight was refused, or can't be sent."""
@@ -257,10 +258,10 @@ class Outbox:
         if count > 1 and isinstance(error, InvalidParamsError | TooLargeError):
             self._backlog.split_batch()  # none of the turns was applied; one bad turn must not fail the others
             return
-        of_status = isinstance(error, SessionEndedError) and self._backlog.first.method in SETS_STATUS
+        of_status = isinstance(error, SessionEndedError) and self._backlog.entries[0].method in SETS_STATUS
         fatal = isinstance(error, FATAL) and not of_status
         if fatal:
-            count, self._fatal = len(self._backlog), error
+            count, self._fatal = len(self), error
         refused = self._backlog.drop(count)
         is_full = isinstance(error, TooLargeError) and refused[0].is_turn
         if not (is_full and self._full):  # which was logged
@@ -282,12 +283,12 @@ class Outbox:
         """In a forked child: the parent delivers what is queued, and its tasks do not exist here."""
         self.closed = True
         self._sender.forget()
-        self._backlog.take(len(self._backlog))
+        self._backlog.take(len(self))
 
     def give_up(self, error: UndeliveredError) -> None:
         """Deliver nothing more; what is queued fails with this error."""
         self.close()
-        for entry in self._backlog.take(len(self._backlog)):
+        for entry in self._backlog.take(len(self)):
             entry.fail(error)
         self._sender.stop()
 
@@ -295,5 +296,5 @@ class Outbox:
         """How many mutations were never sent, and how many were sent and not answered. A release does not count."""
         in_flight = self._sender.in_flight
         sent = self._backlog.in_flight if in_flight is not None and in_flight.may_be_applied else 0
-        is_loss = [entry.method != "session.release" for entry in self._backlog]
+        is_loss = [entry.method != "session.release" for entry in self._backlog.entries]
         return sum(is_loss[sent:]), sum(is_loss[:sent])

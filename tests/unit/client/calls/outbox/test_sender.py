@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
 import pytest
 
@@ -27,6 +29,9 @@ from callstate_client.calls.outbox.delivery import deliver_or_give_up, deliver_o
 from callstate_client.calls.outbox.outbox import Outbox
 from support.flaky import said
 from support.scripted import ScriptedPeer
+
+MOST_CALLS: Final = 87
+"""Calls of Python functions for a turn, a few more than it takes."""
 
 
 class Call:
@@ -417,3 +422,28 @@ async def test_a_forked_childs_outbox_is_empty_and_gets_no_reply(
     await later
     assert call.outbox.resume() is None
     assert call.versions == []
+
+
+async def test_a_turn_and_its_reply_take_few_calls(peer: ScriptedPeer, call: Call) -> None:
+    """At the pace of speech each runs alone, with cold caches: what it costs is how much code it runs."""
+    calls: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        module = frame.f_globals["__name__"]
+        if event == "call" and module.startswith("callstate_client."):
+            calls.append(f"{module}:{frame.f_code.co_qualname}")
+
+    async def turn() -> int:
+        queued = asyncio.ensure_future(call.say("hello"))
+        (request,) = await peer.requests(1)
+        peer.reply(request, {"version": 3, "turn_count": 1})
+        return int(await queued)
+
+    await turn()
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        assert await turn() == 3
+    finally:
+        sys.setprofile(before)
+    assert len(calls) <= MOST_CALLS, " ".join(calls)
