@@ -51,7 +51,7 @@ class Servers(Protocol):
         ...
 
     async def execute(self, command: Command, limit_s: float | None = None) -> Any:
-        """Run one command within so many seconds; returns its reply."""
+        """Run one command within so many seconds; returns its reply, as Redis sends it."""
         ...
 
     async def pipeline(self, commands: Sequence[Command], behind: Sequence[Words] = ()) -> list[Any]:
@@ -113,23 +113,13 @@ class OneServer:
                 return await self._execute(*command.words)
         connection = pool.take()
         if connection is not None:
-            reply = await self._ask(pool, connection, command.words, limit_s)
+            reply = await _ask(pool, connection, command.words, limit_s)
         else:
             async with asyncio.timeout(limit_s):
-                reply = await self._ask(pool, await pool.get_connection(), command.words)
+                reply = await _ask(pool, await pool.get_connection(), command.words)
         if isinstance(reply, ResponseError):
             raise reply
         return reply
-
-    async def _ask(self, pool: Pool, connection: Any, words: Words, limit_s: float | None = None) -> Any:
-        try:
-            reply = await connection.ask(words, limit_s)
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            pool.give_back(connection)
-        return _as_redis_py(self._client, words, reply)
 
     async def _execute(self, *words: Any) -> Any:
         execute: Any = self._client.execute_command  # untyped in some versions of redis-py
@@ -161,10 +151,22 @@ class OneServer:
         await disconnect(self._client, in_use=in_use)
 
 
-async def pipeline(client: Redis, commands: Sequence[Words]) -> list[Any]:
-    """Run commands in one round trip; replies or ResponseErrors. The client is of a `Connector`.
+async def _ask(pool: Pool, connection: Any, words: Words, limit_s: float | None = None) -> Any:
+    """Run one command on a connection, and give that back."""
+    try:
+        return await connection.ask(words, limit_s)
+    except BaseException:  # what else arrives on it would be taken for the reply to the next command
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        pool.give_back(connection)
 
-    As redis-py's pipelines, but the commands are packed, and the replies parsed, in slices.
+
+async def pipeline(client: Redis, commands: Sequence[Words]) -> list[Any]:
+    """Run commands in one round trip, packed and answered in slices. The client is of a `Connector`.
+
+    Returns:
+        the replies as Redis sends them, or the ResponseErrors.
     """
     pool: Any = client.connection_pool  # untyped in some versions of redis-py
     connection = await pool.get_connection()
@@ -177,23 +179,15 @@ async def pipeline(client: Redis, commands: Sequence[Words]) -> list[Any]:
             await slices.give_way()
         await connection.send_packed_command(packed)
         slices.begin()
-        for words in commands:
-            replies.append(_as_redis_py(client, words, await connection.next_reply()))
+        for _ in commands:
+            replies.append(await connection.next_reply())
             await slices.give_way()
-    except BaseException:  # what else arrives on it would be taken for replies to the next commands
+    except BaseException:  # as above
         await connection.disconnect(nowait=True)
         raise
     finally:
         await pool.release(connection)
     return replies
-
-
-def _as_redis_py(client: Redis, words: Words, reply: Any) -> Any:
-    """A reply in redis-py's form for this command: a score as a float, for example. An error stays one."""
-    if isinstance(reply, ResponseError):
-        return reply
-    parse = client.response_callbacks.get(words[0])
-    return reply if parse is None else parse(reply)
 
 
 async def disconnect(client: Redis, *, in_use: bool) -> None:

@@ -24,7 +24,6 @@ class Server:
 
     def __init__(self) -> None:
         self.connection_pool = self
-        self.response_callbacks: dict[str, Any] = {}
         self.log: list[str] = []
         self.sent: list[bytes] = []
         self.replies: list[Any] = []

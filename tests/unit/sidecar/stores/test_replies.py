@@ -172,12 +172,6 @@ async def test_errors_of_a_command_are_replies_and_those_of_the_server_are_raise
     assert await one.execute(echo("fine")) == b"fine"
 
 
-async def test_replies_have_the_form_that_redis_py_gives_them(client: Redis, server: Server) -> None:
-    server.replies[b"member"] = [b"$3\r\n1.5\r\n"]
-    assert await OneServer(client).execute(Command(b"key", ("ZSCORE", "key", "member"))) == 1.5
-    assert await pipeline(client, [("ZSCORE", "key", "member")]) == [1.5]
-
-
 async def begun(client: Redis, server: Server, command: str) -> tuple[asyncio.Task[Any], Any]:
     """A command whose reply does not come, and its connection."""
     server.replies[command.encode()] = []
