@@ -163,11 +163,14 @@ class _Timed(Coroutine[Any, Any, Any]):
 
     def send(self, value: Any, /) -> Any:
         began = monotonic()
-        self._turns.begin(began)
+        if began > self._turns.read_after:
+            self._turns.begin(began)
         try:
             return self._work.send(value)
         finally:
-            self._ended(began)
+            took_s = monotonic() - began
+            if took_s > NOTICED_S:
+                self._note(took_s)
 
     def throw(self, error: Any, value: Any = None, trace: TracebackType | None = None, /) -> Any:
         began = monotonic()
@@ -175,7 +178,9 @@ class _Timed(Coroutine[Any, Any, Any]):
         try:
             return self._work.throw(error)  # asyncio passes the exception itself
         finally:
-            self._ended(began)
+            took_s = monotonic() - began
+            if took_s > NOTICED_S:
+                self._note(took_s)
 
     def close(self) -> None:
         self._work.close()
@@ -183,11 +188,9 @@ class _Timed(Coroutine[Any, Any, Any]):
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._work.__await__()
 
-    def _ended(self, began: float) -> None:
-        took_s = monotonic() - began
-        if took_s > NOTICED_S:
-            task = asyncio.current_task()
-            name = _UNNAMED if task is None else task.get_name()
-            if name.startswith(_UNNAMED):
-                name = getattr(self._work, "__qualname__", type(self._work).__qualname__)
-            self._turns.note(name.removeprefix(_TASK_PREFIX), took_s)
+    def _note(self, took_s: float) -> None:
+        task = asyncio.current_task()
+        name = _UNNAMED if task is None else task.get_name()
+        if name.startswith(_UNNAMED):
+            name = getattr(self._work, "__qualname__", type(self._work).__qualname__)
+        self._turns.note(name.removeprefix(_TASK_PREFIX), took_s)
