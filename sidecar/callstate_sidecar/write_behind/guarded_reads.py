@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
 from callstate_client.engine.sessions.stored import (
     Query,
@@ -23,6 +22,7 @@ from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.write_behind.store_state import StoreState
 
 T = TypeVar("T")
+ArgsT = TypeVarTuple("ArgsT")
 
 READS_AT_ONCE: Final = 8
 """Reads of sessions under way: twice as many as a Redis backend has connections for."""
@@ -42,36 +42,34 @@ class GuardedReads:
 
     async def read(self, session_id: str) -> StoredSession | None:
         """As the backend's."""
-        return await self._answer(self._reading, partial(self._backend.read, session_id))
+        return await self._answer(self._reading, self._backend.read, session_id)
 
     async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
         """As the backend's."""
-        return await self._answer(self._reading, partial(self._backend.read_each, session_ids))
+        return await self._answer(self._reading, self._backend.read_each, session_ids)
 
     async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
         """As the backend's."""
-        return await self._answer(self._searching, partial(self._backend.active_ids, cursor))
+        return await self._answer(self._searching, self._backend.active_ids, cursor)
 
     async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[str], str]:
         """As the backend's."""
-        return await self._answer(self._searching, partial(self._backend.find, query, cursor, limit))
+        return await self._answer(self._searching, self._backend.find, query, cursor, limit)
 
-    async def _answer(self, places: asyncio.Semaphore, work: Callable[[], Awaitable[T]]) -> T:
-        self._state.check()
+    async def _answer(self, places: asyncio.Semaphore, read: Callable[[*ArgsT], Awaitable[T]], *args: *ArgsT) -> T:
+        state = self._state
+        state.check()
         async with places:
-            return await self._told(work)
-
-    async def _told(self, work: Callable[[], Awaitable[T]]) -> T:
-        self._state.check()  # it may have gone down while this waited
-        before = self._state.answers
-        try:
-            answer = await work()
-        except StorePartDownError:
-            raise
-        except StoreDownError as error:
-            # if others were answered meanwhile, this one asked too much, such as a large document over a slow line
-            if not (isinstance(error, StoreTimeoutError) and self._state.answers > before):
-                self._state.unanswered(error)
-            raise
-        self._state.answered()
-        return answer
+            state.check()  # it may have gone down while this waited
+            before = state.answers
+            try:
+                answer = await read(*args)
+            except StorePartDownError:
+                raise
+            except StoreDownError as error:
+                # if others were answered meanwhile, this one asked too much: a large document over a slow line
+                if not (isinstance(error, StoreTimeoutError) and state.answers > before):
+                    state.unanswered(error)
+                raise
+            state.answered()
+            return answer

@@ -93,7 +93,7 @@ class StoreState:
         Raises:
             StoreDownError: it is.
         """
-        if self.is_open:
+        if self.status == "down":
             raise StoreDownError(self.error)
 
     def retry_delay_s(self) -> float:

@@ -95,12 +95,13 @@ async def test_refused_requests_are_no_garbage() -> None:
     assert found == []
 
 
-async def test_a_heartbeat_for_sessions_that_the_store_can_not_say_is_no_garbage() -> None:
+@pytest.mark.parametrize("ids", [["c1"], ["c1", "c2", "c3"]])
+async def test_a_heartbeat_for_sessions_that_the_store_can_not_say_is_no_garbage(ids: list[str]) -> None:
     core = Core()
     core.backend.failure = down
     client = FakeClient(core)
     with errors_in_garbage() as found:
-        (asked,) = client.send(("session.heartbeat", {"session_ids": ["c1", "c2", "c3"]}))
+        (asked,) = client.send(("session.heartbeat", {"session_ids": ids}))
         while not client.answered([asked]):
             await asyncio.sleep(0)
         assert client.replies[asked]["error"]["data"]["kind"] == "store_unavailable"
