@@ -25,7 +25,7 @@ from callstate_client.engine.reasons import DISCONNECTED, EXITED, OVERTIME, POIS
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.handovers import counted_hold, is_poison
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.verbs.mutate import end_session
+from callstate_client.engine.verbs.end import end_session
 from callstate_client.engine.verbs.ownership import make_orphan
 
 _REASONS: Final = {Evidence.SILENCE: SILENT, Evidence.EXIT: EXITED}

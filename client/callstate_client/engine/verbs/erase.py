@@ -9,7 +9,7 @@ from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.rules.authority import check_authority
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.verbs.mutate import end_session
+from callstate_client.engine.verbs.end import end_session
 from callstate_client.errors import ConflictError, SessionNotFoundError, UnreadableError
 from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import EraseParams

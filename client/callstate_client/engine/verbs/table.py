@@ -15,15 +15,17 @@ from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
 from callstate_client.engine.sessions.validation.heads import PlainHead
 from callstate_client.engine.verbs import (
+    end,
     erase,
     heartbeat,
     listing,
-    mutate,
     ownership,
     quarantine,
     read,
     save,
     subscribe,
+    turns,
+    update,
     workers,
 )
 from callstate_client.model.go_json import Int64
@@ -88,15 +90,15 @@ def _operators_verb(
 _TABLE: Final = (
     _verb("session.save", p.SaveParams, save.save, usual=PlainSaveParams),
     _verb("session.load", p.LoadParams, read.load),
-    _verb("session.delete", p.DeleteParams, mutate.delete),
+    _verb("session.delete", p.DeleteParams, end.delete),
     _verb("session.list_active", p.ListActiveParams, listing.list_active),
     _verb("session.list", p.ListParams, listing.list_sessions),
     _verb("session.heartbeat", p.HeartbeatParams, heartbeat.heartbeat),
-    _verb("session.add_turn", p.AddTurnParams, mutate.add_turn),
-    _verb("session.amend_turn", p.AmendTurnParams, mutate.amend_turn),
-    _verb("session.record_interruption", p.RecordInterruptionParams, mutate.record_interruption),
-    _verb("session.update", p.UpdateParams, mutate.update),
-    _verb("session.end", p.EndParams, mutate.end),
+    _verb("session.add_turn", p.AddTurnParams, turns.add_turn),
+    _verb("session.amend_turn", p.AmendTurnParams, turns.amend_turn),
+    _verb("session.record_interruption", p.RecordInterruptionParams, turns.record_interruption),
+    _verb("session.update", p.UpdateParams, update.update),
+    _verb("session.end", p.EndParams, end.end),
     _verb("session.claim", p.ClaimParams, ownership.claim),
     _verb("session.claim_next", p.ClaimNextParams, ownership.claim_next),
     _verb("session.release", p.ReleaseParams, ownership.release),
