@@ -21,7 +21,7 @@ from itertools import islice
 from msgspec import structs
 
 from callstate_client.engine.flush_batch import FlushBatch
-from callstate_client.engine.sessions.records import BeatsRecord, RemovalRecord, StoreRecord
+from callstate_client.engine.sessions.records import BeatsRecord, MergeBase, RemovalRecord, StoreRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import write_of
 from callstate_client.engine.sessions.stored import StoredMeta
@@ -70,6 +70,9 @@ class FlushQueue:
 
         Returns:
             the writes added to the batch, each with the time since which it has been dirty.
+
+        Raises:
+            Exception: a bug: the first session can't be encoded. It is the last one then.
         """
         table, batch = self.table, FlushBatch() if batch is None else batch
         dirty, quarantined, before = table.dirty, table.quarantined, len(batch.writes)
@@ -89,24 +92,30 @@ class FlushQueue:
                     break
                 batch.alone = True
             session = table.sessions.get(session_id)
-            if session is None:
-                write = self._deletion(host_id, session_id)
-            else:
-                write = write_of(session, host_id)
-                if session.base is not None and not session.base.sent and session.journaled_base is not None:
-                    session.base = structs.replace(session.base, sent=session.version)
-                    sent[session_id] = session.version
+            try:
+                write = self._deletion(host_id, session_id) if session is None else write_of(session, host_id)
+            except Exception:  # a bug: it waits behind the others, which are written
+                self.postpone(session_id)
+                if taken:
+                    break
+                raise
+            if session is not None and session.base is not None:
+                _note_sent(session, session.base, sent)
             batch.add(write, mark.since)
             taken += 1
         for session_id in held:
             dirty.discard(session_id)
         if sent:
-            self._tx.records.append(StoreRecord(sent, {}))
-            self._tx.after_rollback.append(lambda _: self._not_announced(sent))
+            self._announce(sent)
         added = batch.writes[before:]
         for write, _ in added:
             dirty.depart(write.session_id)
         return added
+
+    def _announce(self, sent: dict[str, int]) -> None:
+        """Journal that these versions are being sent."""
+        self._tx.records.append(StoreRecord(sent, {}))
+        self._tx.after_rollback.append(lambda _: self._not_announced(sent))
 
     def _not_announced(self, sent: dict[str, int]) -> None:
         """The journal has refused to note that these versions are being sent."""
@@ -313,3 +322,10 @@ class FlushQueue:
         """The store did not accept these: send them with the next batch, unless a later heartbeat has arrived."""
         for session_id, at_us in beats.items():
             self.table.unflushed_beats.setdefault(session_id, at_us)
+
+
+def _note_sent(session: Session, base: MergeBase, sent: dict[str, int]) -> None:
+    """The first write of a session whose merge base is journaled: add its version to those to be journaled."""
+    if not base.sent and session.journaled_base is not None:
+        session.base = structs.replace(base, sent=session.version)
+        sent[session.id] = session.version

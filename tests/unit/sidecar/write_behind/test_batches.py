@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from callstate_client.engine import flush_queue
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.writes import Write
 from callstate_sidecar.slices import SLICE_S, Slices
 from callstate_sidecar.write_behind import batches, outcomes
 from support.core import Core
@@ -129,3 +132,27 @@ async def test_results_that_a_stop_cuts_off_are_unknown_and_written_again(monkey
         await writing
     assert not core.table.dirty.in_flight
     assert len(core.table.dirty.marks) == some
+
+
+async def test_a_session_that_cannot_be_encoded_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That is a bug; nothing of it may stay in flight, nor may the store wait for the others."""
+    core = await dirty(monkeypatch, batches)
+    make = flush_queue.write_of
+
+    def failing(session: Session, host_id: str) -> Write:
+        if session.id == "s7":
+            raise TypeError("a bug")
+        return make(session, host_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(flush_queue, "write_of", failing)
+        for _ in range(3):
+            with pytest.raises(TypeError, match="a bug"):
+                await core.writer.write_round()
+    assert [*core.table.dirty.marks] == ["s7"]
+    assert not core.table.dirty.in_flight
+    await core.writer.write_round()
+    assert not core.table.dirty.sessions
+    assert core.memory.rows.keys() == {f"s{number}" for number in range(SESSIONS)}
