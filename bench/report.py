@@ -16,7 +16,7 @@ from bench.targets import OURS
 
 MADE_OF: Final = {
     "beside": "comparisons", "throughput": "comparisons", "latency": "comparisons", "requests": "comparisons",
-    "waits": "day",
+    "waits": "day", "days": "day", "waits_of_days": "day",
 }  # fmt: skip
 """Tables and plots whose figures have another name."""
 

@@ -130,7 +130,7 @@ QUICK: Final = Effort()
 FULL: Final = Effort(
     full=True, seconds=0.2, heartbeats=2000, batches=100, tasks=(1, 32, 256), lengths=(20, 60, 200, 600, 2000),
     flushed=200, from_checkpoint=100_000, from_log=100_000, turn_by_turn=100_000, kills=200,
-    days=(Day(), Day(calls=500, segments=3, dies=None), Day(calls=8000, segments=3, dies=None)),
+    days=(Day(), Day(calls=500, segments=6, dies=None), Day(calls=8000, segments=6, dies=None)),
 )  # fmt: skip
 TINY: Final = Effort(
     rounds=2, seconds=0.01, heartbeats=20, batches=2, lengths=(20, 60), stored=(20, 40, 60), flushed=5,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bench.day.figures import QUANTILES, REQUESTS
-from bench.day.run import NOTHING
+from bench.day.run import NOTHING, TYPICAL
 from bench.hostile import tables as hostile_tables
 from bench.report import measured
 from bench.targets import BY_HAND, OURS, THEIRS
@@ -209,11 +209,19 @@ def dying(told: Told) -> str:
 
 
 def day(told: Told) -> str:
-    """What a host's day takes, by number of live calls and side."""
+    """What a host's day takes, by side."""
+    return _day(told, {str(TYPICAL)})
 
+
+def days(told: Told) -> str:
+    """The same for each number of live calls."""
+    return _day(told, told["day"])
+
+
+def _day(told: Told, numbers: Container[str]) -> str:
     def rows() -> Iterator[Sequence[str]]:
         for number, each in told["day"].items():
-            for name, side in each["sides"].items():
+            for name, side in each["sides"].items() if number in numbers else ():
                 rss = " + ".join(f"{value / 1e6:.0f}" for value in side["rss_bytes"].values())
                 cores = side["cores"]
                 yield (
@@ -223,7 +231,7 @@ def day(told: Told) -> str:
                 )  # fmt: skip
 
     head = (
-        "live calls", "kept by", "cores, all, net", "clients", "daemon", "Redis", "to Redis, kB/s",
+        "live calls", "kept by", "cores, net", "clients", "daemon", "Redis", "to Redis, kB/s",
         "append-only file, kB/s", "memory of Redis + daemon, MB",
     )  # fmt: skip
     return _table(head, rows())
@@ -234,20 +242,27 @@ def _cores(spread: Sequence[float]) -> str:
 
 
 def waits(told: Told) -> str:
-    """How long the requests of a host's day take: p50 / p99 / p99.9 / longest, in milliseconds."""
+    """How long the requests of a host's day take: p50 / p99 / p99.9, in milliseconds."""
+    return _waits(told, {str(TYPICAL)}, QUANTILES)
+
+
+def waits_of_days(told: Told) -> str:
+    """The same for each number of live calls, and the longest."""
+    return _waits(told, told["day"], (*QUANTILES, "longest_ms"))
+
+
+def _waits(told: Told, numbers: Container[str], quantiles: Iterable[str]) -> str:
+    def times(request: Told | None) -> str:
+        return " / ".join(_n(request[name]) for name in quantiles) if request else ""
 
     def rows() -> Iterator[Sequence[str]]:
         for number, each in told["day"].items():
-            for name, side in each["sides"].items():
+            for name, side in each["sides"].items() if number in numbers else ():
                 if name != NOTHING:
                     requests = side["requests"]
-                    yield f"{int(number):,}", name, *(_waits(requests.get(request)) for request in REQUESTS)
+                    yield f"{int(number):,}", name, *(times(requests.get(request)) for request in REQUESTS)
 
     return _table(("live calls", "kept by", *REQUESTS), rows())
-
-
-def _waits(request: Told | None) -> str:
-    return " / ".join(_n(request[name]) for name in (*QUANTILES, "longest_ms")) if request else ""
 
 
 def hostile(told: Told) -> str:
@@ -263,6 +278,7 @@ def verbs(told: Told) -> str:
 TABLES: Final[dict[str, Callable[[Told], str]]] = {
     "machine": machine, "targets": targets, "beside": beside, "throughput": throughput, "requests": requests,
     "growth": growth,
-    "bytes": stored, "loads": loads, "dying": dying, "day": day, "waits": waits,
+    "bytes": stored, "loads": loads, "dying": dying, "day": day, "waits": waits, "days": days,
+    "waits_of_days": waits_of_days,
     "hostile": hostile, "verbs": verbs,
 }  # fmt: skip

@@ -49,9 +49,9 @@ class Day:
 
     calls: int = TYPICAL
     workers: int = 8
-    segments: int = 6
-    segment_s: float = 20.0
-    dies: int | None = 2
+    segments: int = 12
+    segment_s: float = 10.0
+    dies: int | None = 4
 
 
 class WorkerProcess:
