@@ -247,7 +247,7 @@ class ReadThrough:
             found = await find()
         except Exception as error:  # noqa: BLE001 - it is logged, and told to those that wait
             found = self._failed(session_id, error)
-        await self._deliver(asking, session_id, found, self._new_slices())
+        await self._deliver(asking, session_id, found)
 
     async def _parsed(self, session_id: str, stored: StoredSession | None) -> Session | Exception | None:
         try:
@@ -291,9 +291,9 @@ class ReadThrough:
         return Tombstone(meta.version, meta.epoch if meta.host == self._host_id else meta.epoch + 1, meta.ops)
 
     async def _deliver(
-        self, asking: _Waiters, session_id: str, found: Session | Exception | None, slices: Slices
+        self, asking: _Waiters, session_id: str, found: Session | Exception | None, slices: Slices | None = None
     ) -> None:
-        """Make the result known, and have what waited for it run, in order.
+        """Make the result known, and have what waited for it run, in order and in slices.
 
         A request may ask again, if what was known is not known any more: a miss expires while the process is
         stopped. It waits for another read then, and those behind it with it.
@@ -303,6 +303,11 @@ class ReadThrough:
         readings = self._ctx.table.readings
         reading = self._learn(session_id, found)
         waiting = asking.pop(session_id)
+        is_kept = (
+            len(waiting) > 1 or reading.found is not None
+        )  # a lone request finds for itself that there is none
+        if is_kept:
+            readings.keep(reading)
         try:
             while waiting:
                 waiter = waiting.popleft()
@@ -310,14 +315,18 @@ class ReadThrough:
                 self._run(reading, waiter)
                 if self._asked == session_id:
                     break
-                if waiting and slices.is_over:
+                if not waiting:
+                    break
+                slices = slices or self._new_slices()
+                if slices.is_over:
                     readings.untold += 1
                     try:
                         await slices.give_way()
                     finally:
                         readings.untold -= 1
         finally:
-            readings.let_go(reading)
+            if is_kept:
+                readings.let_go(reading)
             if waiting:
                 self._wait(session_id, waiting)
 
@@ -325,18 +334,15 @@ class ReadThrough:
         """Make a session hot that is to stay.
 
         Returns:
-            what requests are shown: nothing of a hot one. It has to be let go.
+            what requests are shown: nothing of a hot one.
         """
         ctx, table = self._ctx, self._ctx.table
         if session_id not in table.sessions and isinstance(found, Session) and self._is_to_stay(found):
             ctx.tx.admit(found)
             ctx.watch(INTERNAL, found)
         if session_id in table.sessions:
-            reading = Reading(session_id, None, outdated=True)
-        else:
-            reading = Reading(session_id, found, table.tombstones.predecessor(session_id))
-        table.readings.keep(reading)
-        return reading
+            return Reading(session_id, None, outdated=True)
+        return Reading(session_id, found, table.tombstones.predecessor(session_id))
 
     def _run(self, reading: Reading, waiter: _Waiter) -> None:
         """Run what waited for a reading, now or later."""

@@ -500,6 +500,7 @@ async def test_an_answer_in_time_has_no_deadline_any_more(monkeypatch: pytest.Mo
 async def test_a_new_id_is_asked_for_by_one_task_and_without_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     core = Core()
     started: list[Any] = []
+    monkeypatch.setattr(core.table.readings, "keep", None)
     create = asyncio.create_task
 
     def counted(work: Any, **options: Any) -> asyncio.Task[Any]:

@@ -91,8 +91,9 @@ class Tombstones:
         if len(misses) >= MAX_MISSES:
             self.forget_miss(next(iter(misses)))
         for _ in range(EXPIRED_AT_ONCE):
-            if misses and next(iter(misses.values()))[0] <= now:
-                self.forget_miss(next(iter(misses)))
+            if not misses or next(iter(misses.values()))[0] > now:
+                break
+            self.forget_miss(next(iter(misses)))
         misses[session_id] = (now + MISS_TTL_S, tombstone)
         self._weigh_miss(_weight(session_id, tombstone))
 
@@ -146,4 +147,4 @@ class Tombstones:
 
 
 def _weight(session_id: str, tombstone: Tombstone) -> int:
-    return TOMBSTONE_BYTES + len(session_id) + ops_weight(tombstone.ops)
+    return TOMBSTONE_BYTES + len(session_id) + (ops_weight(tombstone.ops) if tombstone.ops else 0)

@@ -321,15 +321,15 @@ class RedisBackend:
 def _stored(reply: Any) -> StoredSession | None:
     """Parse the reply of READ."""
     document, values, beat, foreign, unread_bytes = reply
+    if document is None and not (values or foreign or unread_bytes):
+        return None
     fields = dict(zip(values[::2], values[1::2], strict=True))
     try:
         meta = parse_meta(fields)
     except UnreadableMetaError:
         return UNREADABLE
-    if foreign:
-        return StoredSession(b"", meta, beat_ms(beat))  # not absent, and nothing that anybody could read
-    if unread_bytes:
-        return StoredSession(b"", meta, beat_ms(beat), unread_bytes=unread_bytes)
+    if foreign or unread_bytes:  # not absent, and nothing that anybody could read
+        return StoredSession(b"", meta, beat_ms(beat), unread_bytes=0 if foreign else unread_bytes)
     if document is None and meta is None:
         return None
     if meta is None or document is None:

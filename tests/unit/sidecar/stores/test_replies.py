@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hiredis
@@ -23,6 +25,9 @@ from callstate_sidecar.stores.redis.replies import Answering
 from callstate_sidecar.stores.redis.servers import Command, OneServer, disconnect, pipeline
 
 TIMEOUT_S = 30.0
+
+MOST_CALLS = 20
+"""For one command, of the daemon's and redis-py's functions: a few more than it takes. redis-py makes 118."""
 
 
 class Server:
@@ -120,6 +125,27 @@ async def test_a_command_on_an_idle_connection_waits_once(
         running.send(None)  # type: ignore[attr-defined]
     assert end.value.value == b"b"
     assert timers.limits == [2.0]
+
+
+async def test_a_command_on_an_idle_connection_takes_few_calls(client: Redis, server: Server) -> None:
+    one = OneServer(client)
+    await one.execute(echo("a"), 2.0)
+    calls: list[str] = []
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        module = frame.f_globals["__name__"]
+        if event == "call" and module.startswith(
+            ("callstate_sidecar.", "redis.", "asyncio.timeouts", "asyncio.locks")
+        ):
+            calls.append(f"{module}:{frame.f_code.co_qualname}")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        assert await one.execute(echo("b"), 2.0) == b"b"
+    finally:
+        sys.setprofile(before)
+    assert len(calls) <= MOST_CALLS, calls
 
 
 async def test_replies_that_came_with_others_are_not_waited_for(
