@@ -7,7 +7,6 @@ wait ends even on a busy host. Marks and writes in flight carry their era.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -90,15 +89,6 @@ class FlushBarrier:
     def _count_unflushed(self, era: int) -> int:
         """How many sessions the store does not have as they were at the end of this era."""
         table = self._table
-        # a session may be both in flight and dirty again, and counts once
-        twice = sum(
-            flight.era <= era and _dirty_era(table, i) <= era for i, flight in table.dirty.in_flight.items()
-        )
         quarantined = sum(self._is_answered(i, era) for i in table.quarantined)
         set_aside = sum(i not in table.sessions for i in table.set_aside)
-        return table.dirty.unwritten(era) - twice + quarantined + set_aside
-
-
-def _dirty_era(table: SessionTable, session_id: str) -> float:
-    mark = table.dirty.marks.get(session_id)
-    return math.inf if mark is None else mark.era
+        return table.dirty.unwritten_sessions(era) + quarantined + set_aside

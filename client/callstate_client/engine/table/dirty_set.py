@@ -39,6 +39,9 @@ class DirtySet:
         flight if it has not changed since."""
         self.in_flight: dict[str, Mark] = {}
         """The marks of writes that have been sent, or are about to be."""
+        self._again: set[str] = set()
+        """Sessions in flight that are dirty again. Many may be in flight, to a part of the store that is away; but
+        what has changed since is sent with the next batch."""
         self._era = 0
         self._earlier: dict[int, int] = {}
         """Number of marks and writes in flight, by era, of eras that have ended."""
@@ -59,8 +62,11 @@ class DirtySet:
             self.marks.add_first(session_id, mark)
         else:
             self.marks.add(session_id, mark)
+        self.size_bytes += mark.size
         flight = self.in_flight.get(session_id)
-        self.size_bytes += mark.size if flight is None else mark.size - flight.size
+        if flight is not None:
+            self.size_bytes -= flight.size
+            self._again.add(session_id)
         if mark.era != self._era:
             self._earlier[mark.era] = self._earlier.get(mark.era, 0) + 1
 
@@ -71,15 +77,18 @@ class DirtySet:
     def discard(self, session_id: str) -> None:
         """Remove the mark, if there is one."""
         if session_id in self.marks:
-            mark, flight = self.marks.pop(session_id), self.in_flight.get(session_id)
-            self.size_bytes -= mark.size if flight is None else mark.size - flight.size
+            mark = self.marks.pop(session_id)
+            self.size_bytes -= mark.size
+            if session_id in self._again:
+                self._again.discard(session_id)
+                self.size_bytes += self.in_flight[session_id].size
             if mark.era != self._era:
                 self._one_less(mark.era)
 
     @property
     def sessions(self) -> int:
         """Number of sessions whose newest state the store does not have, in flight or not."""
-        return len(self.marks) + sum(session_id not in self.marks for session_id in self.in_flight)
+        return len(self.marks) + len(self.in_flight) - len(self._again)
 
     @property
     def oldest(self) -> float | None:
@@ -98,12 +107,15 @@ class DirtySet:
             if later != self._era:
                 self._one_less(later)
             mark = Mark(min(mark.since, before.since), mark.size, min(mark.era, before.era))
+            self._again.discard(session_id)
         self.in_flight[session_id] = mark
 
     def arrive(self, session_id: str) -> int:
         """End a write, whether or not its outcome is known; returns its era."""
         flight = self.in_flight.pop(session_id)
-        if session_id not in self.marks:
+        if session_id in self._again:
+            self._again.discard(session_id)
+        else:
             self.size_bytes -= flight.size
         if flight.era != self._era:
             self._one_less(flight.era)
@@ -131,6 +143,12 @@ class DirtySet:
         if era >= self._era:
             return len(self.marks) + len(self.in_flight)
         return sum(left for each, left in self._earlier.items() if each <= era)
+
+    def unwritten_sessions(self, era: int) -> int:
+        """Number of sessions of which a change from this era or an earlier one is not yet stored."""
+        marks, in_flight = self.marks, self.in_flight
+        twice = sum(marks[name].era <= era and in_flight[name].era <= era for name in self._again)
+        return self.unwritten(era) - twice
 
     def is_unwritten(self, session_id: str, era: int) -> bool:
         """Whether a change of this session from this era or an earlier one is not yet stored."""
