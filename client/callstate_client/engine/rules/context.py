@@ -133,6 +133,20 @@ class Context:
             raise StoreUnavailableError(str(found))
         return found
 
+    def ask_first(self, session_id: str, path: str) -> None:
+        """Have the store asked for a session before anything else of a request is checked that may create it: the
+        request is run again then, and checked once.
+
+        Raises:
+            NotCached: it has to be read from the store.
+            InvalidParamsError: it is no id; `path`: its place, for the error.
+        """
+        if session_id in self.table.sessions or self._found(session_id) is not None:
+            return
+        checked_id(session_id, path)
+        if not self.table.tombstones.known_missing(session_id, self.clock.mono()):
+            raise NotCached(session_id)
+
     def find(self, session_id: str) -> Session:
         """The session.
 

@@ -65,6 +65,8 @@ class _ManyUncheckedError(Exception):
 def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> Result | Deferred | InSteps:
     """{"session":{"id":"c1","provider":"twilio","history":[…],…},"if_version":0,"labels":{"app":"sales"}}"""
     params = p.params if isinstance(p, Extending) else p
+    if isinstance(params.session, PlainHead):
+        ctx.ask_first(params.session.id, "$.params.session.id")
     if _is_long(params.session):
         return in_steps(_save_long(ctx, caller, _whole(ctx, p)))
     try:
@@ -357,7 +359,9 @@ def _complete(
     if created and session.base is not None and p.heartbeat_timeout_s is None:
         session.base = structs.replace(session.base, heartbeat_timeout_s=session.facts.heartbeat_timeout_s)
     result = _result(session, version, now_us)
-    record = session.record(change.mode, change.turns, change.turn_count, session.keep_op(p.op, result))
+    ops = session.keep_op(p.op, result)
+    # a new session is journaled whole
+    record = None if created else session.record(change.mode, change.turns, change.turn_count, ops)
     ctx.tx.log(session, record, ctx.clock.mono())
     return result
 

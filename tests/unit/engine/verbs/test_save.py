@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.request import BadRequest, read_request
+from callstate_client.engine.sessions import head as head_module
+from callstate_client.engine.sessions.validation.heads import check_fields
 from callstate_client.errors import ConflictError, InvalidParamsError, WireError
 from support.clock import START_US
-from support.core import TIME, Core, kept
+from support.core import TIME, Core, FakeClient, kept
 from support.verbs import refused
 
 
@@ -46,6 +49,24 @@ async def test_each_form_of_save_changes_the_history_as_specified(
     loaded = await core.call("session.load", session_id="a")
     assert loaded["turn_count"] == left
     assert loaded["session"]["history"] == turns[:left]
+
+
+async def test_a_new_session_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is asked for its id first, and the request run again then: a call that begins waits for both."""
+    checked: list[str] = []
+
+    def check(head: Any, path: str) -> None:
+        checked.append(head.id)
+        check_fields(head, path)
+
+    monkeypatch.setattr(head_module, "check_fields", check)
+    peer = FakeClient(Core())
+    for times in (1, 2):
+        ids = peer.send(("session.save", {"session": {"id": "a", "provider": "twilio"}}))
+        while not peer.answered(ids):
+            await asyncio.sleep(0)
+        assert len(checked) == times
+    assert "result" in peer.replies[ids[0]]
 
 
 async def test_a_save_that_extends_the_history_journals_only_what_is_new(core: Core) -> None:
