@@ -11,9 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec import Raw
 from msgspec import json as msgspec_json
 
-from callstate_client.engine.sessions.document import FOLD_BYTES, HEAD_REST_BYTES, Document
+from callstate_client.engine.sessions.document import HEAD_REST_BYTES, Document
+from callstate_client.engine.sessions.folding import FOLD_BYTES
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.turn_patch import amended_turn
+from callstate_client.engine.sessions.turn_search import find_turn
 from callstate_client.model.merge import merge_patch
 from callstate_client.model.times import format_us, parse_us
 from support.budget import examples
@@ -116,9 +119,9 @@ class DocumentMachine(RuleBasedStateMachine):
     @rule(turn=TURNS, data=st.data())
     def replace_turn(self, turn: bytes, data: st.DataObject) -> None:
         index = data.draw(st.integers(-len(self.turns), len(self.turns) - 1))
-        place = self.doc.find_turn(index)
+        place = find_turn(self.doc, index)
         assert place.index == index % len(self.turns)
-        assert bytes(place.parts[place.at]).strip() == self.turns[index].strip()
+        assert bytes(place.text).strip() == self.turns[index].strip()
         self.doc.replace_turn(place, turn)
         self.turns[index] = turn
 
@@ -126,8 +129,8 @@ class DocumentMachine(RuleBasedStateMachine):
     @rule(content=st.text(max_size=5), extra=VALUES)
     def amend(self, content: str, extra: Any) -> None:
         before = json.loads(self.turns[-1])
-        place = self.doc.find_turn(None)
-        turn = self.doc.amended(place, Raw(json.dumps({"content": content, "more": extra}).encode()), "$")
+        place = find_turn(self.doc, None)
+        turn = amended_turn(place.text, Raw(json.dumps({"content": content, "more": extra}).encode()), "$")
         expected = before | {"content": content}
         assert {k: v for k, v in json.loads(turn).items() if k != "more"} == {
             k: v for k, v in expected.items() if k != "more"

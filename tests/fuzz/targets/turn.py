@@ -9,6 +9,8 @@ from msgspec import Raw
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
+from callstate_client.engine.sessions.turn_patch import amended_turn
+from callstate_client.engine.sessions.turn_search import find_turn
 from callstate_client.engine.sessions.validation.turns import IncomingTurn, check_turn, check_turns, completed
 from callstate_client.errors import ParseError, WireError
 from fuzz import reference
@@ -61,9 +63,9 @@ def _check_amend(turn: bytes, patch: bytes) -> None:
         changes = reference.read(patch)
     except (reference.NotJson, reference.TooDeep):
         changes = None
-    place = document.find_turn(None)
+    place = find_turn(document, None)
     try:
-        amended = document.amended(place, Raw(patch), "$.params.set")
+        amended = amended_turn(place.text, Raw(patch), "$.params.set")
     except ParseError as refused:
         _check_refusal(patch, refused)
         return

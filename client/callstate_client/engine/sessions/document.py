@@ -6,48 +6,29 @@ a turn is appended without reading the earlier ones. Pure: no clock, no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence, Set
+from collections.abc import Generator, Sequence
 from itertools import count
 from typing import Any, Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
+from callstate_client.engine.sessions.folding import FOLD_BYTES, FOLD_CHUNKS, MAX_PIECES, fold, fold_all
 from callstate_client.engine.sessions.head import Head
 from callstate_client.engine.sessions.layout import END, HISTORY, InStore, room_for
 from callstate_client.engine.sessions.tail import cut_run, last_turns
-from callstate_client.engine.sessions.validation.turns import check_turn
-from callstate_client.engine.sessions.validation.values import check_json
-from callstate_client.errors import ConflictError, InvalidParamsError
-from callstate_client.model import documents, go_json
-from callstate_client.model.merge import merge_text
+from callstate_client.model import go_json
 from callstate_client.model.times import format_us
-
-FOLD_CHUNKS: Final = 32
-"""Small chunks are folded at this count: each costs 41 bytes, and a join visits them all."""
 
 HEAD_REST_BYTES: Final = 320
 """Approximate size of a document without `fields` and turns: status, `updated_at`, metrics, names, brackets."""
 
-FOLD_BYTES: Final = 64 * 1024
-"""Chunks are folded up to this size: folding copies them, and a big copy would block the loop."""
-
 UNCUT_BYTES: Final = 2 * FOLD_BYTES
 """A longer chunk is cut before a turn is looked for in it."""
-
-MAX_PIECES: Final = 256
-"""Chunks of an amended history, and four for each FOLD_BYTES of it, beyond which small neighbours are joined."""
-
-ROLES_AT_FIRST: Final = 32
-"""How many of the last turns are searched first for a role."""
 
 
 class _Created(Struct):
     created_at: str
-
-
-class _Role(Struct):
-    role: Any = ""
 
 
 class Place(Struct, frozen=True):
@@ -63,12 +44,15 @@ class Place(Struct, frozen=True):
     at: int
     """Index in `parts`, from 0."""
 
+    @property
+    def text(self) -> bytes:
+        """The turn."""
+        return self.parts[self.at]
+
 
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 _created = msgspec.json.Decoder(_Created).decode
-_parts = go_json.raw_list
-_role_list = msgspec.json.Decoder(list[_Role]).decode
 
 _lineages = count(1)
 
@@ -145,7 +129,7 @@ class Document:
         if not count:
             return
         if len(self.chunks) >= FOLD_CHUNKS and len(self.chunks[-FOLD_CHUNKS]) < FOLD_BYTES // 2:
-            self.chunks, self.counts = _fold(self.chunks, self.counts)  # new lists: a mark of the old stays valid
+            self.chunks, self.counts = fold(self.chunks, self.counts)  # new lists: a mark of the old stays valid
         self.history_bytes += len(turns) + (1 if self.chunks else 0)
         self.chunks.append(turns)
         self.counts.append(count)
@@ -231,8 +215,17 @@ class Document:
         at = at if at >= 0 else at + self.turn_count
         if self.history_bytes <= UNCUT_BYTES or not 0 <= at < self.turn_count:
             return None
-        chunk = self._chunk_of(at)[0]
+        chunk = self.chunk_of(at)[0]
         return chunk if len(self.chunks[chunk]) > UNCUT_BYTES and self.counts[chunk] > 1 else None
+
+    def chunk_of(self, index: int) -> tuple[int, int]:
+        """The index of the chunk that has an existing turn, and the number of turns before that chunk."""
+        before = 0
+        for at, turns in enumerate(self.counts):
+            if index < before + turns:
+                return at, before
+            before += turns
+        raise AssertionError("turn_count is not that of the chunks")
 
     def cut_all(self) -> Generator[None]:
         """Cut all chunks that are to be cut, in steps."""
@@ -254,86 +247,7 @@ class Document:
             self.chunks = [*self.chunks[:at], *texts, *self.chunks[at + 1 :]]
             self.counts = [*self.counts[:at], *counts, *self.counts[at + 1 :]]
 
-    def without_role(self, role: str) -> Generator[None, None, list[bytes]]:
-        """Look for the last turn of a role in steps; returns chunks that have none, as `find_turn` takes them."""
-        known: dict[int, bytes] = {}
-        while True:
-            chunk = next((each for each in reversed(self.chunks) if id(each) not in known), None)
-            if chunk is None or _last_role(chunk, role) is not None:
-                return [*known.values()]
-            known[id(chunk)] = chunk
-            yield
-
-    # -- finding ------------------------------------------------------------------------------------------
-
-    def find_turn(self, index: int | None, role: str | None = None, without: Sequence[bytes] = ()) -> Place:
-        """Find a turn.
-
-        Args:
-            index: from 0, or negative from the end; None: the last.
-            role: without an index, the last turn of this role; with one, the turn must have this role.
-            without: chunks known to have no turn of this role.
-
-        Raises:
-            ConflictError: there is no such turn.
-        """
-        if index is None and role is not None:
-            return self._last_of(role, {id(chunk) for chunk in without})
-        asked = -1 if index is None else index
-        index = asked if asked >= 0 else asked + self.turn_count
-        if not 0 <= index < self.turn_count:
-            raise ConflictError(f"there is no turn {asked} to amend: the session has {self.turn_count}")
-        place = self._place(index)
-        if role is not None and _roles(b"[%b]" % place.parts[place.at])[0] != role:
-            raise ConflictError(f"turn {asked} is another role's")
-        return place
-
-    def _chunk_of(self, index: int) -> tuple[int, int]:
-        """The index of the chunk that has an existing turn, and the number of turns before that chunk."""
-        before = 0
-        for at, turns in enumerate(self.counts):
-            if index < before + turns:
-                return at, before
-            before += turns
-        raise AssertionError("turn_count is not that of the chunks")
-
-    def _place(self, index: int) -> Place:
-        """The location of an existing turn."""
-        at, before = self._chunk_of(index)
-        behind = before + self.counts[at]
-        start, parts = last_turns(self.chunks[at], behind - index)
-        return Place(index, at, start, parts, index - behind + len(parts))
-
-    def _last_of(self, role: str, without: Set[int]) -> Place:
-        behind = self.turn_count
-        for chunk in reversed(range(len(self.chunks))):
-            turns = self.chunks[chunk]
-            if id(turns) in without:
-                behind -= self.counts[chunk]
-                continue
-            start, parts = last_turns(turns, ROLES_AT_FIRST)
-            at = _last_role(turns[start:], role)
-            if at is None and start:
-                start, parts = last_turns(turns, self.counts[chunk])
-                at = _last_role(turns, role)
-            if at is not None:
-                return Place(behind - len(parts) + at, chunk, start, parts, at)
-            behind -= self.counts[chunk]
-        raise ConflictError("the session has no turn of this role to amend")
-
-    def amended(self, place: Place, patch: Raw | dict[str, Any], path: str) -> bytes:
-        """The turn at this place with a merge patch applied, validated; a dict is one that was checked."""
-        if isinstance(patch, dict):
-            return merge_text(place.parts[place.at], patch)
-        changes = check_json(patch, path, 4)  # the depth of a turn in a save
-        if not isinstance(changes, dict):
-            raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")
-        documents.refuse_shadows(changes, documents.TURN_NAMES, path)
-        turn = merge_text(place.parts[place.at], changes)
-        members = go_json.raw_members(turn)
-        touched = {name: members[name] for name in documents.TURN_NAMES if changes.get(name) is not None}
-        check_turn(go_json.join_members(touched), path)
-        return turn
+    # -- amending -----------------------------------------------------------------------------------------
 
     def replace_turn(self, place: Place, turn: bytes) -> None:
         """Replace a turn. The new one gets a chunk of its own, because it may be amended again.
@@ -352,7 +266,7 @@ class Document:
         counts = [count for count in counts if count]
         self.counts = [*self.counts[: place.chunk], *counts, *self.counts[place.chunk + 1 :]]
         if len(self.chunks) > MAX_PIECES + 4 * self.history_bytes // FOLD_BYTES:  # amended in very many places
-            self.chunks, self.counts = _fold_all(self.chunks, self.counts)
+            self.chunks, self.counts = fold_all(self.chunks, self.counts)
         self.lineage = next(_lineages)
 
     # -- whole --------------------------------------------------------------------------------------------
@@ -456,42 +370,3 @@ def _joined(opening: bytes, chunks: list[bytes], end: bytes) -> bytes:
         return b"%b%b%b" % (opening, first, end)
     *others, last = others
     return b",".join([opening + first, *others, last + end])
-
-
-def _last_role(turns: bytes, role: str) -> int | None:
-    """The index of the last of these turns with a role."""
-    roles = _roles(b"[%b]" % turns)
-    return next((at for at in reversed(range(len(roles))) if roles[at] == role), None)
-
-
-def _roles(turns: bytes) -> list[str]:
-    try:
-        return [str(turn.role) for turn in _role_list(turns)]
-    except RecursionError:
-        return [str(_decode(go_json.raw_members(turn).get("role", b'""'))) for turn in go_json.raw_list(turns)]
-
-
-def _fold(chunks: list[bytes], counts: list[int]) -> tuple[list[bytes], list[int]]:
-    """The same history in fewer chunks: as many of the last as stay small are joined. Big ones are left alone:
-    copying them again and again would make every turn cost as much as the history is long."""
-    start, size = len(chunks), 0
-    while start and size + len(chunks[start - 1]) <= FOLD_BYTES:
-        start -= 1
-        size += len(chunks[start])
-    if start >= len(chunks) - 1:
-        return chunks, counts
-    return [*chunks[:start], b",".join(chunks[start:])], [*counts[:start], sum(counts[start:])]
-
-
-def _fold_all(chunks: list[bytes], counts: list[int]) -> tuple[list[bytes], list[int]]:
-    """The same history with all neighbours joined that are small together."""
-    folded: list[bytes] = []
-    numbers: list[int] = []
-    start, size = 0, 0
-    for at, chunk in enumerate((*chunks, b"")):
-        if at == len(chunks) or (at > start and size + len(chunk) > FOLD_BYTES):
-            folded.append(b",".join(chunks[start:at]))
-            numbers.append(sum(counts[start:at]))
-            start, size = at, 0
-        size += len(chunk)
-    return folded, numbers

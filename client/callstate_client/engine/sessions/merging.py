@@ -19,6 +19,7 @@ from callstate_client.engine.sessions.head import CallMetrics, Head
 from callstate_client.engine.sessions.ops import KEPT_OPS
 from callstate_client.engine.sessions.records import MergeBase
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.turn_search import find_turn
 from callstate_client.model.metrics import Responses
 
 T = TypeVar("T")
@@ -146,8 +147,8 @@ def _history(session: Session, base: MergeBase, theirs: Session) -> Document | N
     merged = theirs.doc
     for index in base.amended:
         if index < merged.turn_count:
-            place = session.doc.find_turn(index)
-            merged.replace_turn(merged.find_turn(index), bytes(place.parts[place.at]))
+            place = find_turn(session.doc, index)
+            merged.replace_turn(find_turn(merged, index), bytes(place.text))
     since = session.doc.turn_count - base.turns
     merged.append(session.doc.last_turns(since), since)
     return merged

@@ -31,6 +31,7 @@ from callstate_client.engine.sessions.layout import InStore
 from callstate_client.engine.sessions.ops import KEPT_OPS, op_weight
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase, OpResult, StateRecord
 from callstate_client.engine.sessions.stored import ENDED, LIVE, ORPHAN, SUSPECT
+from callstate_client.engine.sessions.turn_search import find_turn
 from callstate_client.engine.sessions.written_parts import WrittenParts
 
 _REPLACE, _APPEND, _AMEND = HistoryMode.REPLACE, HistoryMode.APPEND, HistoryMode.AMEND
@@ -252,6 +253,6 @@ class Session:
         elif mode == _REPLACE:
             self.doc.replace_history(turns, count)
         elif mode == _AMEND:
-            self.doc.replace_turn(self.doc.find_turn(index), turns)
+            self.doc.replace_turn(find_turn(self.doc, index), turns)
         for done in ops:
             self.keep_op(done.op, done.result)

@@ -15,7 +15,8 @@ from callstate_client.engine.sessions.document import UNCUT_BYTES
 from callstate_client.engine.sessions.many_turns import are_many, check_many, check_some
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.turn_patch import changes_in_steps
+from callstate_client.engine.sessions.turn_patch import amended_turn, changes_in_steps
+from callstate_client.engine.sessions.turn_search import find_turn, without_role
 from callstate_client.engine.sessions.validation.turns import (
     IncomingTurn,
     check_turn,
@@ -143,7 +144,7 @@ def _amend_cut(
     without: Sequence[bytes] = ()
     if p.index is None and p.role is not None:
         yield from session.doc.cut_all()
-        without = yield from session.doc.without_role(p.role)
+        without = yield from without_role(session.doc, p.role)
     else:
         at = session.doc.uncut(p.index)
         if at is not None:
@@ -169,9 +170,9 @@ def _amend(
         changes: the patch, if it was checked.
     """
     doc = session.doc
-    place = doc.find_turn(p.index, p.role, without)
-    turn = doc.amended(place, p.set if changes is None else changes, "$.params.set")
-    added = len(turn) - len(place.parts[place.at])
+    place = find_turn(doc, p.index, p.role, without)
+    turn = amended_turn(place.text, p.set if changes is None else changes, "$.params.set")
+    added = len(turn) - len(place.text)
     if added > 0:  # a session at the limit may still be made smaller
         ctx.check_size(doc.size + added)
         ctx.check_share(session, added)

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from callstate_client.engine.sessions.document import FOLD_BYTES, FOLD_CHUNKS, MAX_PIECES, UNCUT_BYTES, Document
+from callstate_client.engine.sessions.document import UNCUT_BYTES, Document
+from callstate_client.engine.sessions.folding import FOLD_BYTES, FOLD_CHUNKS, MAX_PIECES
 from callstate_client.engine.sessions.head import CallMetrics, Head, read_head
+from callstate_client.engine.sessions.turn_patch import amended_turn
+from callstate_client.engine.sessions.turn_search import find_turn
 from callstate_client.engine.sessions.validation.turns import IncomingTurn
-from callstate_client.errors import ConflictError, InvalidParamsError
+from callstate_client.errors import InvalidParamsError
 from callstate_client.model import SessionState
 from callstate_client.model.merge import merge_patch
 from callstate_client.model.times import MAX_US, MIN_US, format_us, parse_us
@@ -225,8 +228,8 @@ def test_amending_changes_the_last_turn_alone() -> None:
     doc = document(
         b'{"id":"a","history":[%b,{"role":"agent","content":"all of it","z":1,"duration_ms":9}]}' % turn(0)
     )
-    place = doc.find_turn(None)
-    amended = doc.amended(place, Raw(b'{"content":"all","z":null,"interrupted":true}'), "$.set")
+    place = find_turn(doc, None)
+    amended = amended_turn(place.text, Raw(b'{"content":"all","z":null,"interrupted":true}'), "$.set")
     assert json.loads(amended) == {"role": "agent", "content": "all", "duration_ms": 9, "interrupted": True}
     doc.replace_turn(place, amended)
     assert doc.last_turns(2) == turn(0) + b"," + amended
@@ -239,7 +242,7 @@ def test_any_turn_can_be_replaced_wherever_its_chunk_lies(index: int) -> None:
     doc.append(b",".join(map(turn, range(3))), 3)
     doc.append(turn(3), 1)
     doc.append(turn(4) + b"," + turn(5), 2)
-    place = doc.find_turn(index)
+    place = find_turn(doc, index)
     assert place.index == index % 6
     doc.replace_turn(place, b'{"content":"other"}')
     expected = [*map(turn, range(6))]
@@ -247,34 +250,6 @@ def test_any_turn_can_be_replaced_wherever_its_chunk_lies(index: int) -> None:
     assert b",".join(doc.chunks) == b",".join(expected)
     assert doc.history_bytes == len(b",".join(expected))
     assert doc.turn_count == 6
-
-
-def roles(*chunks: str) -> Document:
-    """A document with turns of these roles, a letter a turn."""
-    doc = document(b'{"id":"a"}')
-    for chunk in chunks:
-        doc.append(b",".join(b'{"role":"%b"}' % role.encode() for role in chunk), len(chunk))
-    return doc
-
-
-@pytest.mark.parametrize(
-    ("index", "role", "found"),
-    [(None, "a", 3), (None, "u", 5), (None, "s", 0), (-1, "u", 5), (3, "a", 3), (-6, "s", 0), (0, None, 0)],
-)
-def test_a_turn_is_found_by_index_and_role(index: int | None, role: str | None, found: int) -> None:
-    assert roles("sau", "a", "uu").find_turn(index, role).index == found
-
-
-@pytest.mark.parametrize(("index", "role"), [(6, None), (-7, None), (None, "tool"), (0, "u"), (-1, "a"), (9, "u")])
-def test_a_turn_that_is_not_there_is_a_conflict(index: int | None, role: str | None) -> None:
-    with pytest.raises(ConflictError):
-        roles("sau", "a", "uu").find_turn(index, role)
-
-
-@pytest.mark.parametrize("role", [None, "agent"])
-def test_amending_without_a_turn_is_a_conflict(role: str | None) -> None:
-    with pytest.raises(ConflictError):
-        document(b'{"id":"a"}').find_turn(None, role)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +264,7 @@ def test_amending_without_a_turn_is_a_conflict(role: str | None) -> None:
 def test_an_amendment_is_checked(patch: bytes, path: str) -> None:
     doc = document(b'{"id":"a","history":[{"role":"user"}]}')
     with pytest.raises(InvalidParamsError) as caught:
-        doc.amended(doc.find_turn(None), Raw(patch), "$.set")
+        amended_turn(find_turn(doc, None).text, Raw(patch), "$.set")
     assert caught.value.path == path
     assert doc.last_turns(1) == b'{"role":"user"}'
 
@@ -351,8 +326,8 @@ def test_a_history_added_at_once_is_cut_in_steps_and_stays_the_same() -> None:
     assert doc.uncut_last(1) is doc.uncut(10_000) is None
     assert doc.last_turns(3) == b",".join(turn(number) for number in (19_997, 19_998, 19_999))
     for index in (0, 1, 9_999, 19_999):
-        place = doc.find_turn(index)
-        assert place.parts[place.at] == turn(index)
+        place = find_turn(doc, index)
+        assert place.text == turn(index)
         assert len(place.parts) < 2000, "one chunk is parsed, not the history"
 
 
@@ -384,24 +359,12 @@ def test_a_rollback_while_it_is_cut_is_right() -> None:
     assert sum(doc.counts) == doc.turn_count == 20_000
 
 
-def test_a_role_that_no_turn_has_is_looked_for_in_steps_and_once() -> None:
-    doc = at_once(20_000)
-    done(doc.cut_all())
-    steps, without = done(doc.without_role("nobody"))
-    assert steps >= len(doc.chunks) - 1
-    assert len(without) == len(doc.chunks)
-    with pytest.raises(ConflictError):
-        doc.find_turn(None, "nobody", without)
-    doc.append(b'{"role":"nobody"}', 1)
-    assert doc.find_turn(None, "nobody", without).index == 20_000
-
-
 def test_a_history_amended_in_many_places_stays_in_few_chunks() -> None:
     doc = at_once(3000)
     history = [turn(number) for number in range(3000)]
     for index in range(0, 3000, 2):
         history[index] = b'{"role":"user","content":"amended %d"}' % index
-        doc.replace_turn(doc.find_turn(index), history[index])
+        doc.replace_turn(find_turn(doc, index), history[index])
     assert b",".join(doc.chunks) == b",".join(history)
     assert len(doc.chunks) == len(doc.counts) <= MAX_PIECES + 4 * doc.history_bytes // FOLD_BYTES
     assert sum(doc.counts) == 3000

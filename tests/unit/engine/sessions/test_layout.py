@@ -12,6 +12,7 @@ from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import write_of
+from callstate_client.engine.sessions.turn_search import find_turn
 from callstate_client.engine.sessions.writes import Patch, Whole
 from support.clock import START_US
 from support.core import HOST, TIME
@@ -79,7 +80,7 @@ def test_a_head_that_fits_its_room_is_written_in_place(status: str) -> None:
 
 
 def amended(session: Session) -> None:
-    session.doc.replace_turn(session.doc.find_turn(-1), TURN % b"amended")
+    session.doc.replace_turn(find_turn(session.doc, -1), TURN % b"amended")
 
 
 def saved_anew(session: Session) -> None:
@@ -140,7 +141,7 @@ def test_any_changes_in_any_order(steps: list[tuple[str, int]]) -> None:
         elif step == "turns":
             session.doc.append(b",".join([TURN % (b"m" * size)] * 3), 3)
         elif step == "amend" and session.doc.turn_count:
-            session.doc.replace_turn(session.doc.find_turn(size % session.doc.turn_count), TURN % (b"a" * size))
+            session.doc.replace_turn(find_turn(session.doc, size % session.doc.turn_count), TURN % (b"a" * size))
         elif step == "status":
             session.doc.status = "s" * (1 + size % 60)
         elif step == "fields":

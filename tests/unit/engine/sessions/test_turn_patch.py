@@ -12,7 +12,8 @@ from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import head_of
 from callstate_client.engine.sessions.json_steps import PIECE_BYTES
 from callstate_client.engine.sessions.steps import finished
-from callstate_client.engine.sessions.turn_patch import changes_in_steps
+from callstate_client.engine.sessions.turn_patch import amended_turn, changes_in_steps
+from callstate_client.engine.sessions.turn_search import find_turn
 from callstate_client.errors import WireError
 from callstate_client.model import documents
 
@@ -57,16 +58,18 @@ def patch_of(value: Any) -> Raw:
 @pytest.mark.parametrize("name", PATCHES)
 def test_the_turn_is_the_same(name: str) -> None:
     doc, patch = a_document(), patch_of(PATCHES[name])
-    place = doc.find_turn(None)
+    place = find_turn(doc, None)
     changes = finished(changes_in_steps(patch, "$.set"))
-    assert json.loads(doc.amended(place, changes, "$.set")) == json.loads(doc.amended(place, patch, "$.set"))
+    assert json.loads(amended_turn(place.text, changes, "$.set")) == json.loads(
+        amended_turn(place.text, patch, "$.set")
+    )
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_it_is_refused_for_the_same_reason(name: str) -> None:
     doc, patch = a_document(), patch_of(WRONG[name])
     with pytest.raises(WireError) as at_once:
-        doc.amended(doc.find_turn(None), patch, "$.set")
+        amended_turn(find_turn(doc, None).text, patch, "$.set")
     with pytest.raises(WireError) as in_steps:
         finished(changes_in_steps(patch, "$.set"))
     assert type(in_steps.value) is type(at_once.value)

@@ -22,6 +22,7 @@ from callstate_client.engine.sessions.records import (
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
+from callstate_client.engine.sessions.turn_search import find_turn
 from callstate_client.engine.sessions.written_parts import WrittenParts
 from callstate_client.engine.table.replay import all_dirty, replay, snapshot
 from callstate_client.engine.table.session_table import SessionTable
@@ -310,7 +311,7 @@ def written_session() -> tuple[Session, WrittenParts, list[Record]]:
 @pytest.mark.parametrize("index", [0, 1, 450, 898, 899])
 def test_what_an_amendment_leaves_of_the_parts_is_referred_to(index: int) -> None:
     session, written, before = written_session()
-    session.doc.replace_turn(session.doc.find_turn(index), b'{"content":"instead"}')
+    session.doc.replace_turn(find_turn(session.doc, index), b'{"content":"instead"}')
     session.doc.append(b'{"content":"new"}', 1)
     records = with_parts(session, written)
     assert sum(len(encode_record(record)) for record in records) < 2 * PART_BYTES
@@ -338,7 +339,7 @@ def test_nothing_is_left_of_a_history_that_was_replaced() -> None:
 
 def test_a_snapshot_of_what_was_restored_from_parts_is_the_same() -> None:
     session, written, before = written_session()
-    session.doc.replace_turn(session.doc.find_turn(300), b'{"content":"instead"}')
+    session.doc.replace_turn(find_turn(session.doc, 300), b'{"content":"instead"}')
     table, again = SessionTable(), SessionTable()
     for record in (*before, *with_parts(session, written)):
         replay(table, record)
