@@ -226,7 +226,10 @@ class Cluster:
 
     async def _all(self, work: Iterable[Coroutine[Any, Any, ResultT]]) -> list[ResultT]:
         """Wait for all; raises the first error once none is left that could write."""
-        results = await asyncio.gather(*work, return_exceptions=True)
+        pieces = [*work]
+        if len(pieces) == 1:  # such as each command by itself, which is not worth a task
+            return [await pieces[0]]
+        results = await asyncio.gather(*pieces, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
