@@ -153,6 +153,8 @@ class ScriptClient:
 
     async def _limited(self, use: Callable[[*ArgsT], Awaitable[ResultT]], *args: *ArgsT) -> ResultT:
         """As `_use`, within the limit."""
+        if self._limit_s is None:
+            return await self._use(use, *args)
 
         async def in_time() -> ResultT:
             async with asyncio.timeout(self._limit_s):
