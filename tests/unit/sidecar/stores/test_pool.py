@@ -163,6 +163,20 @@ async def test_who_finds_none_free_waits_in_order(pool: Pool) -> None:
     assert served == [0, 1, 2, 3, 4, 5]
 
 
+async def test_nobody_overtakes_who_has_been_told_that_one_is_free(pool: Pool) -> None:
+    held = [await pool.get_connection(), await pool.get_connection()]
+    first = asyncio.ensure_future(pool.get_connection())
+    await turns(1)
+    second = asyncio.ensure_future(pool.get_connection())
+    pool.give_back(held[0])
+    await turns(2)
+    assert first.done()
+    assert not second.done()
+    pool.give_back(held[1])
+    for connection in await asyncio.gather(first, second):
+        pool.give_back(connection)
+
+
 async def test_two_given_back_in_one_turn_serve_two(pool: Pool) -> None:
     held = [await pool.get_connection(), await pool.get_connection()]
     waiting = [asyncio.ensure_future(pool.get_connection()) for _ in range(2)]
