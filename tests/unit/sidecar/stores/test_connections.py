@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import hiredis
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,42 +14,19 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from callstate_sidecar.config.redis_url import parse_redis_url
 from callstate_sidecar.stores.redis.connections import BUFFERED_BYTES, Connector, _Sending
 from callstate_sidecar.stores.redis.servers import disconnect, pipeline
+from support.scripted_redis import ScriptedRedis
 
 MEGABYTE = b"x" * (1 << 20)
 
 
-class Server:
-    """Takes every command."""
-
-    def __init__(self) -> None:
-        self.commands: list[list[bytes]] = []
-        self.closed = asyncio.Event()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        parser = hiredis.Reader()
-        while True:
-            data = await reader.read(1 << 20)
-            if not data:
-                break
-            parser.feed(data)
-            while (command := parser.gets()) is not False:
-                self.commands.append(command)
-                writer.write(b"+PONG\r\n" if command == [b"PING"] else b"+OK\r\n")
-        writer.close()
-        self.closed.set()
+@pytest.fixture
+async def server(short_dir: Path) -> AsyncIterator[ScriptedRedis]:
+    async with ScriptedRedis().listening(short_dir / "redis.sock") as server:
+        yield server
 
 
 @pytest.fixture
-async def server(short_dir: Path) -> AsyncIterator[Server]:
-    server = Server()
-    listening = await asyncio.start_unix_server(server.serve, short_dir / "redis.sock")
-    yield server
-    await server.closed.wait()
-    listening.close()
-
-
-@pytest.fixture
-async def client(server: Server, short_dir: Path) -> AsyncIterator[Redis]:
+async def client(server: ScriptedRedis, short_dir: Path) -> AsyncIterator[Redis]:
     url = parse_redis_url(f"unix://{short_dir}/redis.sock")
     client = Connector(url, None, connections=1, timeout_s=0.2).server()
     yield client
@@ -75,7 +51,7 @@ async def test_neither_a_command_nor_a_pipeline_is_a_task_of_its_own(client: Red
     assert not started
 
 
-async def test_commands_that_have_to_be_buffered_arrive_whole(client: Redis, server: Server) -> None:
+async def test_commands_that_have_to_be_buffered_arrive_whole(client: Redis, server: ScriptedRedis) -> None:
     assert await pipeline(client, [("SET", "key", MEGABYTE), ("PING",)]) == [b"OK", b"PONG"]
     assert server.commands[-2:] == [[b"SET", b"key", MEGABYTE], [b"PING"]]
 

@@ -3,47 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import hiredis
 import pytest
 from redis.asyncio import UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from callstate_sidecar.stores.redis import pool as pool_module
 from callstate_sidecar.stores.redis.pool import Pool
+from support.scripted_redis import ScriptedRedis
 
 
-class Server:
+class Server(ScriptedRedis):
     """Answers every command with OK, unless it is told not to."""
 
-    def __init__(self) -> None:
-        self.writers: list[asyncio.StreamWriter] = []
-        self.closed = asyncio.Semaphore(0)
-        self.mute = False
+    mute = False
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writers.append(writer)
-        parser = hiredis.Reader()
-        while data := await reader.read(1 << 16):
-            parser.feed(data)
-            while parser.gets() is not False:
-                if not self.mute:
-                    writer.write(b"+OK\r\n")
-        writer.close()
-        self.closed.release()
+    def answer(self, command: list[bytes]) -> Iterable[bytes]:
+        return () if self.mute else (b"+OK\r\n",)
 
 
 @pytest.fixture
 async def server(short_dir: Path) -> AsyncIterator[Server]:
-    server = Server()
-    listening = await asyncio.start_unix_server(server.serve, short_dir / "redis.sock")
-    yield server
-    for _ in server.writers:
-        await server.closed.acquire()
-    listening.close()
+    async with Server().listening(short_dir / "redis.sock") as server:
+        yield server
 
 
 def made(short_dir: Path, connections: int, timeout_s: float = 30.0) -> Pool:

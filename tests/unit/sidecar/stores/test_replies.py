@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import hiredis
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, InvalidResponse, NoScriptError, ResponseError
@@ -23,6 +21,7 @@ from callstate_sidecar.stores.redis import servers as servers_module
 from callstate_sidecar.stores.redis.connections import Connector
 from callstate_sidecar.stores.redis.replies import Answering
 from callstate_sidecar.stores.redis.servers import Command, OneServer, disconnect, pipeline
+from support.scripted_redis import ScriptedRedis
 
 TIMEOUT_S = 30.0
 
@@ -30,32 +29,18 @@ MOST_CALLS = 20
 """For one command, of the daemon's and redis-py's functions: a few more than it takes. redis-py makes 118."""
 
 
-class Server:
+class Server(ScriptedRedis):
     """Answers each command with what `replies` has for it, in the pieces given, else with its last argument."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.replies: dict[bytes, list[bytes]] = {}
         self.asked: asyncio.Queue[bytes] = asyncio.Queue()
-        self.closed = asyncio.Semaphore(0)
-        self.writers: list[asyncio.StreamWriter] = []
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writers.append(writer)
-        with suppress(OSError):
-            await self._answer(reader, writer)
-        writer.close()
-        self.closed.release()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        parser = hiredis.Reader()
-        while data := await reader.read(1 << 16):
-            parser.feed(data)
-            while (command := parser.gets()) is not False:
-                name = command[-1]
-                self.asked.put_nowait(name)
-                for piece in self.replies.get(name, [b"$%d\r\n%b\r\n" % (len(name), name)]):
-                    writer.write(piece)
-                    await asyncio.sleep(0)
+    def answer(self, command: list[bytes]) -> Iterable[bytes]:
+        name = command[-1]
+        self.asked.put_nowait(name)
+        return self.replies.get(name, [b"$%d\r\n%b\r\n" % (len(name), name)])
 
     async def until_asked(self, name: bytes) -> None:
         while await self.asked.get() != name:
@@ -64,12 +49,8 @@ class Server:
 
 @pytest.fixture
 async def server(short_dir: Path) -> AsyncIterator[Server]:
-    server = Server()
-    listening = await asyncio.start_unix_server(server.serve, short_dir / "redis.sock")
-    yield server
-    for _ in server.writers:
-        await server.closed.acquire()
-    listening.close()
+    async with Server().listening(short_dir / "redis.sock") as server:
+        yield server
 
 
 @pytest.fixture
