@@ -61,28 +61,14 @@ READ_DEADLINE_S: Final = 10.0
 async def in_time(answer: Awaitable[T]) -> T:
     """Wait for an answer of the store.
 
-    What asyncio.timeout does, in a quarter of its bytecodes: each call that begins comes by here.
-
     Raises:
         StoreDownError: there is none in time.
     """
-    task: Any = asyncio.current_task()  # only tasks wait
-    is_late = False
-
-    def give_up() -> None:
-        nonlocal is_late
-        is_late = True
-        task.cancel()
-
-    timer = asyncio.get_running_loop().call_later(READ_DEADLINE_S, give_up)
     try:
-        return await answer
-    except asyncio.CancelledError as error:
-        if is_late and not task.uncancel():  # else others cancel it, too
-            raise StoreDownError(f"no answer within {READ_DEADLINE_S:g} s") from error
-        raise
-    finally:
-        timer.cancel()
+        async with asyncio.timeout(READ_DEADLINE_S):
+            return await answer
+    except TimeoutError as error:
+        raise StoreDownError(f"no answer within {READ_DEADLINE_S:g} s") from error
 
 
 class _Waiter(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -420,84 +420,7 @@ async def test_a_store_that_never_answers_is_unavailable(monkeypatch: pytest.Mon
     core.memory.let_go()
 
 
-class Deadlines:
-    """The deadlines of answers, which pass when a test says so."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pending: list[Callable[[], None]] = []
-        deadlines = self
-
-        class Loop:
-            """The running loop, as far as `in_time` uses it."""
-
-            def call_later(self, delay_s: float, give_up: Callable[[], None]) -> Deadlines:
-                assert delay_s == read_through_module.READ_DEADLINE_S
-                deadlines.pending.append(give_up)
-                return deadlines
-
-        monkeypatch.setattr(asyncio, "get_running_loop", Loop)
-
-    def cancel(self) -> None:
-        """The answer has come, or nobody waits for it."""
-        self.pending.clear()
-
-    def pass_by(self) -> None:
-        """The only one that is waited for comes too late."""
-        (give_up,) = self.pending
-        give_up()
-
-
-async def test_an_answer_that_is_late_is_an_error_and_cancels_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    never = asyncio.get_running_loop().create_future()
-    later: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    async def work() -> str:
-        with pytest.raises(StoreDownError, match="no answer within"):
-            await read_through_module.in_time(never)
-        task = asyncio.current_task()
-        assert task is not None
-        assert not task.cancelling()
-        return await later
-
-    task = asyncio.create_task(work())
-    deadlines = Deadlines(monkeypatch)
-    await asyncio.sleep(0)
-    deadlines.pass_by()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert not deadlines.pending
-    later.set_result("goes on")
-    assert await task == "goes on"
-
-
-@pytest.mark.parametrize("is_late_too", [False, True])
-async def test_who_cancels_the_wait_for_an_answer_is_not_told_that_it_is_late(
-    monkeypatch: pytest.MonkeyPatch, is_late_too: bool
-) -> None:
-    never = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(read_through_module.in_time(never))
-    deadlines = Deadlines(monkeypatch)
-    await asyncio.sleep(0)
-    task.cancel()
-    if is_late_too:
-        deadlines.pass_by()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert not deadlines.pending
-
-
-async def test_an_answer_in_time_has_no_deadline_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(read_through_module.in_time(answer))
-    deadlines = Deadlines(monkeypatch)
-    await asyncio.sleep(0)
-    assert deadlines.pending
-    answer.set_result(7)
-    assert await task == 7
-    assert not deadlines.pending
-
-
-async def test_a_new_id_is_asked_for_by_one_task_and_without_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_id_is_asked_for_by_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
     core = Core()
     started: list[Any] = []
     monkeypatch.setattr(core.table.readings, "keep", None)
@@ -508,7 +431,6 @@ async def test_a_new_id_is_asked_for_by_one_task_and_without_timeouts(monkeypatc
         return create(work, **options)
 
     monkeypatch.setattr(asyncio, "create_task", counted)
-    monkeypatch.setattr(asyncio, "timeout", None)
     begin = core.begin("session.save", b'{"session":{"id":"a"},"if_version":0}')
     assert json.loads(await begin)["version"]
     assert len(started) == 1
