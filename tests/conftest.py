@@ -15,10 +15,15 @@ from pathlib import Path
 import pytest
 import uvloop
 from _pytest.faulthandler import fault_handler_stderr_fd_key  # stderr as it was before it is captured
+from hypothesis import HealthCheck, settings
 
 from support.daemon import Daemon
 from support.privacy import CLIENT_LOG
 from support.redis_server import RedisServer, binaries
+
+# A machine that stands still for some tenths of a second is no fault of an example.
+settings.register_profile("callstate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("callstate")
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,

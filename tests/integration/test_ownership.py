@@ -139,14 +139,15 @@ async def test_a_stopped_worker_is_suspected_and_comes_back(daemon: Daemon) -> N
 async def test_a_busy_loop_is_alive_and_a_stalled_one_is_not(daemon: Daemon) -> None:
     async with (
         connect(daemon.socket, register=False) as watching,
-        connect(daemon.socket, "slow", stall_timeout_s=0.4) as store,
-        store.hold(a_call("slow"), heartbeat_timeout_s=0.3),
+        connect(daemon.socket, "slow", stall_timeout_s=1.0) as store,
+        # longer than a pause of the machine that the reaper does not take into account
+        store.hold(a_call("slow"), heartbeat_timeout_s=0.7),
     ):
         told_of = await told(watching, "suspect")
         hang = Event()
-        hang.wait(0.35)  # the loop stands still for longer than a heartbeat timeout, and for less than a stall
+        hang.wait(0.75)  # the loop stands still for longer than a heartbeat timeout, and for less than a stall
         assert (await watching.stats())["suspects"] == 0
-        hang.wait(1.2)  # and now for long enough to be suspected
+        hang.wait(2.2)  # and now for long enough to be suspected
         assert await told_of == "slow"
 
 

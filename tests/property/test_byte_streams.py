@@ -94,7 +94,7 @@ async def outcome(pieces: Sequence[bytes]) -> tuple[list[Any], Any]:
     return replies, kept
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 @given(stream=STREAM, cuts=st.lists(st.floats(0, 1), max_size=8))
 async def test_any_stream_in_any_pieces_gets_the_same_replies(stream: bytes, cuts: list[float]) -> None:
     edges = sorted({0, len(stream), *(int(cut * len(stream)) for cut in cuts)})

@@ -427,4 +427,4 @@ class CoreMachine(RuleBasedStateMachine):
 
 
 TestCore = CoreMachine.TestCase
-TestCore.settings = settings(max_examples=examples(40), stateful_step_count=25, deadline=None)
+TestCore.settings = settings(max_examples=examples(40), stateful_step_count=25)

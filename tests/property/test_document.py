@@ -187,7 +187,7 @@ def _parts(array: bytes) -> list[Raw]:
 
 
 TestDocument = DocumentMachine.TestCase
-TestDocument.settings = settings(max_examples=examples(50), stateful_step_count=15, deadline=None)
+TestDocument.settings = settings(max_examples=examples(50), stateful_step_count=15)
 
 
 @settings(max_examples=examples(100))

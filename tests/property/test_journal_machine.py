@@ -114,4 +114,4 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 TestJournalMachine = JournalMachine.TestCase
-TestJournalMachine.settings = settings(max_examples=examples(60), stateful_step_count=50, deadline=None)
+TestJournalMachine.settings = settings(max_examples=examples(60), stateful_step_count=50)

@@ -44,7 +44,7 @@ from callstate_sidecar.system.state_dir import HOST_ID_NAME, StateDir
 from support.budget import examples
 from support.journals import JournaledTable, turn
 
-mutated = settings(max_examples=examples(24), deadline=None)
+mutated = settings(max_examples=examples(24))
 
 
 @cache

@@ -212,7 +212,7 @@ async def put_in_sqlite(path: Path, document: bytes | None, fields: Mapping[str,
 
 
 @given(fields=meta, document=documents, beat=beats, order=order)
-@settings(max_examples=examples(40), phases=PHASES, deadline=None)
+@settings(max_examples=examples(40), phases=PHASES)
 async def test_junk_in_redis_is_answered(
     redis_server: RedisServer, fields: dict[str, bytes], document: bytes | None, beat: float, order: list[int]
 ) -> None:
@@ -227,7 +227,7 @@ async def test_junk_in_redis_is_answered(
 
 
 @given(fields=meta, document=documents, beat=beats, order=order)
-@settings(max_examples=examples(40), phases=PHASES, deadline=None)
+@settings(max_examples=examples(40), phases=PHASES)
 async def test_junk_in_sqlite_is_answered(
     directory: Path, fields: dict[str, bytes], document: bytes | None, beat: float, order: list[int]
 ) -> None:

@@ -385,7 +385,7 @@ async def hang_up(daemon: Daemon, memory: Memory, name: str) -> None:
 
 
 @pytest.mark.timeout(600)  # what differs has to be shrunk
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(300))
 @given(st.lists(STEPS, min_size=5, max_size=40))
 def test_every_reply_and_event_is_the_daemons(steps: list[tuple[str, Any]]) -> None:
     asyncio.run(compare(steps))

@@ -25,7 +25,6 @@ TestOwnership = OwnershipMachine.TestCase
 TestOwnership.settings = settings(
     max_examples=examples(40),
     stateful_step_count=40,
-    deadline=None,
     phases=tuple(Phase) if FUZZ else SHORT,
     derandomize=not FUZZ,  # what only a new search finds is for `make fuzz`, and for whoever runs it
 )

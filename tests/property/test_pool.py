@@ -146,7 +146,7 @@ async def run(steps: list[tuple[str, int]]) -> None:
     assert {*tasks.served} | tasks.left == {*range(tasks.started)}
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 @given(st.lists(STEPS, max_size=60))
 def test_each_connection_has_one_user_and_nobody_waits_for_a_free_one(steps: list[tuple[str, int]]) -> None:
     asyncio.run(run(steps))

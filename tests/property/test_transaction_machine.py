@@ -235,4 +235,4 @@ class TransactionMachine(RuleBasedStateMachine):
 
 
 TestTransaction = TransactionMachine.TestCase
-TestTransaction.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
+TestTransaction.settings = settings(max_examples=examples(100), stateful_step_count=40)

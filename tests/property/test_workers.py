@@ -283,4 +283,4 @@ class WorkersMachine(RuleBasedStateMachine):
 
 
 TestWorkers = WorkersMachine.TestCase
-TestWorkers.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
+TestWorkers.settings = settings(max_examples=examples(100), stateful_step_count=40)

@@ -23,7 +23,6 @@ TestWriter = WriterMachine.TestCase
 TestWriter.settings = settings(
     max_examples=examples(60),
     stateful_step_count=40,
-    deadline=None,
     phases=tuple(Phase) if FUZZ else (Phase.explicit, Phase.reuse, Phase.generate),
 )
 

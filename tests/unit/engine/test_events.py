@@ -686,5 +686,5 @@ class Subscriptions(RuleBasedStateMachine):
         assert not self.excused["overrun"] or self.excused["overrun"] < kept[0]
 
 
-Subscriptions.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
+Subscriptions.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=30)
 TestSubscriptions = Subscriptions.TestCase
