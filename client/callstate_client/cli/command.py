@@ -16,7 +16,7 @@ EXITS: Final[Mapping[int, str]] = {
     2: "wrong usage",
     3: "no daemon",
     130: "interrupted",
-    141: "the reader of the output has closed it",
+    141: "output closed by its reader",
 }
 """The exit codes of every command; one may say more precisely what some of them mean."""
 

@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments. An unknown one is named without a value, which may be a password.
 
     Raises:
-        SystemExit: as of argparse.
+        SystemExit: raised by argparse.
     """
     own = parser()
     args, unknown = own.parse_known_args(argv)
@@ -68,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
     """The parser: `settings`, and the arguments that `load_config` returns."""
     parser = _Parser(
         prog="callstated",
-        description="Keeps the state of live phone calls for the workers of one host.",
+        description="Keeps the state of live phone calls for the workers of one host.\n\n"
+        "To inspect, verify, repair or export a journal: callstated journal --help",
         epilog=help_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -24,8 +24,8 @@ _TOML_HEAD: Final = """\
 
 
 PACKAGED: Final = {"access.share": "group"}
-"""What the file sets to another value than the default, which is for daemons without a file: theirs is a socket
-that only their own user can open."""
+"""Keys that the packaged file sets to something other than the default. The defaults are for daemons that run
+without a file, whose socket only their own user can open."""
 
 
 def help_epilog() -> str:
@@ -42,7 +42,7 @@ def help_epilog() -> str:
 
 
 def reference_toml() -> str:
-    """A TOML file with every key commented out at its default, but those in PACKAGED."""
+    """A TOML file with every key at its default and commented out, except those in PACKAGED."""
     lines = [_TOML_HEAD]
     for section, struct in SECTIONS.items():
         lines += [f"# {struct.__doc__}", f"[{section}]"]
@@ -69,7 +69,7 @@ def _wrapped(option: Option, indent: str) -> list[str]:
 
 
 def _size(value: object) -> str:
-    if isinstance(value, int):
+    if isinstance(value, int) and value:
         for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
             if value % unit == 0:
                 return f"; {value // unit} {name}"

@@ -68,22 +68,22 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     strict_modes: Annotated[
         bool,
         _text(
-            "Refuse directories of state and socket in which other users could replace something: that they may "
-            "write to or own, or that lie below such a one. false: where nobody else can get there, as in a pod.",
+            "Refuse a state or socket directory in which other users could replace files: one that they own or may "
+            "write to, or that has such a parent. Set it to false only where nobody else has access, as in a pod.",
             "true or false",
         ),
     ] = True
     core_dumps: Annotated[
         bool,
         _text(
-            "Allow core dumps and debuggers of the daemon's own user. A core dump is a copy of every call on disk.",
+            "Allow core dumps, and debuggers run by the daemon's own user. A core dump writes every call to disk.",
             "true or false",
         ),
     ] = False
     shutdown_flush_s: Annotated[
         float,
         _seconds(
-            "How long a stop waits until the store has everything. The journal keeps the rest.",
+            "How long the daemon, when stopped, goes on writing changes to the store. The journal keeps the rest.",
             0,
             600,
         ),
@@ -91,7 +91,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     slow_turn_ms: Annotated[
         float,
         Meta(
-            description="Work that lets nothing else run for longer than this is logged, with its name. 0: never.",
+            description="Log, by name, any step that blocks the event loop for longer than this. 0: never.",
             ge=0,
             le=60_000,
             extra={"unit": "milliseconds"},
@@ -111,11 +111,11 @@ class JournalConfig(Struct, frozen=True, kw_only=True):
     ] = "process"
     sync_interval_s: Annotated[
         float,
-        _seconds("How often the journal is synced to disk with durability process.", 0.01, 60),
+        _seconds("How often the journal is synced to disk when durability is process.", 0.01, 60),
     ] = 1.0
     checkpoint_min_bytes: Annotated[
         int,
-        _bytes("A journal smaller than this is not compacted by checkpoints.", 4 * KIB, TIB),
+        _bytes("Checkpoints compact the journal only once it is at least this large.", 4 * KIB, TIB),
     ] = 64 * MIB
 
 
@@ -125,14 +125,15 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     url: Annotated[
         str,
         _text(
-            "URL of the store. sqlite: is a file in the state directory. A password is safer in password_file.",
+            "URL of the store. sqlite: is a file in the state directory. Put a password into password_file rather "
+            "than here.",
             "sqlite:[PATH], redis://…, rediss://…, unix://…, redis+sentinel://…, redis+cluster://… or HOST:PORT",
         ),
     ] = "sqlite:"
     prefix: Annotated[
         str,
         _text(
-            "Prefix of every key in Redis. It has to be the same for all hosts and for the Go package.",
+            "Prefix of every key in Redis. It must be the same on all hosts and in the Go package.",
             "1 to 128 characters of printable ASCII, no space, no braces",
             _PREFIX_PATTERN,
         ),
@@ -152,22 +153,23 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     batch_bytes: Annotated[
         int,
         _bytes(
-            "Maximum size of a batch to the store. Packing and sending it takes the loop about 4 µs per KiB.",
+            "Maximum size of a batch to the store. Packing and sending it keeps the event loop busy for about 4 µs "
+            "per KiB.",
             4 * KIB,
             GIB,
         ),
     ] = 256 * KIB
     timeout_s: Annotated[
         float,
-        _seconds("The store counts as down when it has not answered for so long.", 0.05, 60),
+        _seconds("The store counts as down once it has not answered for this long.", 0.05, 60),
     ] = 2.0
     confirm: Annotated[
         Literal["reply", "aof"],
         Meta(
-            description="When a write counts as stored in Redis. reply: when Redis has replied. aof: when it is "
-            "also in the append-only file on disk (WAITAOF, Redis 7.2 or newer); a Redis that can't say so is "
-            "refused. With journal.durability power it is always aof, where Redis can say so, and SQLite syncs "
-            "its file."
+            description="When a write to Redis counts as done. reply: once Redis has replied. aof: once it is also "
+            "in the append-only file on disk (WAITAOF, Redis 7.2 or newer); a Redis that can't confirm that is "
+            "refused. If journal.durability is power, it is always aof where Redis can confirm it, and SQLite "
+            "syncs its file."
         ),
     ] = "reply"
     beat_interval_s: Annotated[
@@ -177,8 +179,8 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     host_lease_s: Annotated[
         float,
         _seconds(
-            "How long another host that shares this Redis may be silent before its calls are taken over. It has to "
-            "be the same on all hosts.",
+            "How long another host that shares this Redis may be silent before its calls are taken over. Must be "
+            "the same on all hosts.",
             1,
             3600,
         ),
@@ -195,7 +197,8 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     max_dirty_bytes: Annotated[
         int,
         _bytes(
-            "When more than this waits for the store, new sessions are refused (overloaded); live ones continue.",
+            "While more than this is waiting to be written to the store, new sessions are refused (overloaded); "
+            "live ones continue.",
             64 * KIB,
             TIB,
         ),
@@ -213,14 +216,14 @@ class ReaperConfig(Struct, frozen=True, kw_only=True):
     heartbeat_timeout_s: Annotated[
         float,
         _seconds(
-            "A session without a heartbeat for so long becomes suspect, unless it has a timeout of its own.",
+            "A session without a heartbeat for this long becomes suspect, unless it has a timeout of its own.",
             0.1,
             DAY_S,
         ),
     ] = 30.0
     grace_s: Annotated[
         float,
-        _seconds("How long a suspect session may recover before it is ended as expired.", 0, DAY_S),
+        _seconds("How long a suspect session is kept for recovery before it is ended as expired.", 0, DAY_S),
     ] = 30.0
     reconnect_grace_s: Annotated[
         float,
@@ -233,7 +236,7 @@ class ReaperConfig(Struct, frozen=True, kw_only=True):
     max_handovers: Annotated[
         int,
         _count(
-            "A call is ended as poisoned when so many claimers have died within a minute of their claim; 0: never.",
+            "End a call as poisoned once this many claimers have died within a minute of claiming it. 0: never.",
             "claimers",
             0,
             1_000_000,
@@ -270,8 +273,8 @@ class UserLimitsConfig(Struct, frozen=True, kw_only=True):
     requests_per_s: Annotated[
         int,
         _count(
-            "Requests a second of one user; more are read later. As many as in one second may come at once. 0: any "
-            "number.",
+            "Requests per second of one user, with bursts of up to one second's worth; further requests are read "
+            "later. 0: no limit.",
             "requests",
             0,
             100_000_000,
@@ -288,12 +291,13 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
     ] = MIB
     session_bytes: Annotated[
         int,
-        _bytes("Maximum size of a session, to which turns and updates may let it grow.", KIB, GIB),
+        _bytes("Maximum size of a session; turns and updates that would exceed it are refused.", KIB, GIB),
     ] = 8 * MIB
     head_bytes: Annotated[
         int,
         _bytes(
-            "Maximum size of a session without its history. An update takes the loop about 10 ms per MiB of it.",
+            "Maximum size of a session without its history. An update keeps the event loop busy for about 10 ms "
+            "per MiB of it.",
             KIB,
             64 * MIB,
         ),
@@ -301,8 +305,8 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
     connections: Annotated[
         int,
         _count(
-            "Maximum number of connections; further ones are refused as overloaded. It is lowered to what the "
-            "limit on open files allows, at two descriptors for each.",
+            "Maximum number of connections; further ones are refused as overloaded. It is lowered if the limit on "
+            "open files is too small for it: a connection needs two descriptors.",
             "connections",
             1,
             1_000_000,
@@ -311,8 +315,8 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
     reserved_connections: Annotated[
         int,
         _count(
-            "Connections beyond limits.connections, at most a quarter of that, for operators to look after the "
-            "daemon; they serve neither workers nor subscribers.",
+            "Connections on top of limits.connections, at most a quarter of it, that are kept free for operators; "
+            "workers and subscribers can't use them.",
             "connections",
             0,
             1000,
@@ -320,12 +324,12 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
     ] = 8
     first_line_s: Annotated[
         float,
-        _seconds("A connection on which no request arrives for so long is closed. 0: never.", 0, DAY_S),
+        _seconds("Close a new connection that has sent no request after this long. 0: never.", 0, DAY_S),
     ] = 60.0
     idle_timeout_s: Annotated[
         float,
         _seconds(
-            "A connection without a request for so long is closed, unless it is registered as a worker or has "
+            "Close a connection that has sent no request for this long, unless it is registered as a worker or has "
             "subscribed to events. 0: never.",
             0,
             DAY_S,
@@ -343,9 +347,9 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
     hot_bytes: Annotated[
         int,
         _bytes(
-            "Memory that sessions may take together, about. Near it, ended ones leave memory early; at it, new "
-            "ones are refused as overloaded; beyond it, large ones stop growing. 0: two fifths of the memory that "
-            "this process may use, by its cgroup, RLIMIT_AS or the machine.",
+            "Approximate memory for all sessions together. Near it, ended ones leave memory early; at it, new ones "
+            "are refused as overloaded; beyond it, large ones may no longer grow. 0: two fifths of the memory that "
+            "this process may use, as limited by its cgroup, RLIMIT_AS or the machine.",
             0,
             64 * TIB,
         ),
@@ -353,7 +357,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
     events: Annotated[
         int,
         _count(
-            "Number of events kept for subscribers that reconnect; a gap is reported in place of older ones.",
+            "Number of events kept for subscribers that reconnect; one that has missed more is told of a gap.",
             "events",
             1,
             10_000_000,
@@ -362,7 +366,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
     pending_reply_bytes: Annotated[
         int,
         _bytes(
-            "A connection with more unsent replies than this is not read from until it has received some.",
+            "No further requests are read from a connection that has more unsent replies than this.",
             4 * KIB,
             GIB,
         ),
@@ -370,9 +374,9 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
     reply_bytes_total: Annotated[
         int,
         _bytes(
-            "Unsent replies of all connections together. From half of it on each connection gets a share of that "
-            "half; beyond it, connections whose clients read least are closed. Unless it is set, it is no more "
-            "than an eighth of the memory that this process may use.",
+            "Maximum size of the unsent replies of all connections together. Above half of it, each connection is "
+            "limited to a share of that half; above all of it, the connections whose clients read least are "
+            "closed. Unless it is set, it is at most an eighth of the memory that this process may use.",
             MIB,
             TIB,
         ),
@@ -386,8 +390,8 @@ class AccessConfig(Struct, frozen=True, kw_only=True):
     allow: Annotated[
         str,
         _text(
-            "Who may connect: users by name or uid, groups by name or gid with an @ before it. Operators always "
-            "may. If empty: everybody that the socket's mode lets in.",
+            "Who may connect: users by name or uid, groups by name or gid with a leading @. Operators always may. "
+            "If empty: everybody whom the socket's mode lets in.",
             "names and ids, separated by commas, such as alice, 1000, @voice; or empty",
             _LIST_PATTERN,
         ),
@@ -395,8 +399,8 @@ class AccessConfig(Struct, frozen=True, kw_only=True):
     operators: Annotated[
         str,
         _text(
-            "Who may drain, erase, steal, flush everything, and see and change sessions of all users; written as "
-            "in allow. Root and the daemon's own user always may.",
+            "Who may drain, erase, steal, flush everything, and see and change sessions of all users; in the "
+            "format of access.allow. Root and the daemon's own user always may.",
             "names and ids, separated by commas, such as alice, 1000, @voice; or empty",
             _LIST_PATTERN,
         ),
@@ -404,9 +408,9 @@ class AccessConfig(Struct, frozen=True, kw_only=True):
     share: Annotated[
         Literal["uid", "group", "all"],
         Meta(
-            description="Who sees and changes a session. uid: the user that created it. group: also those who are "
-            "in that user's primary group. all: everybody who may connect; then everybody may do what operators "
-            "may, too, unless operators names some. The packaged file says group."
+            description="Who may see and change a session. uid: the user that created it. group: also members of "
+            "that user's primary group. all: everybody who may connect; unless access.operators is set, everybody "
+            "is an operator as well. The packaged file sets it to group."
         ),
     ] = "all"
 
@@ -417,7 +421,7 @@ class HostConfig(Struct, frozen=True, kw_only=True):
     id: Annotated[
         str,
         _text(
-            "The host's id. If empty, a random one, stored in the state directory.",
+            "The host's id. If empty: a random one, which is kept in the state directory.",
             "up to 64 letters, digits, '.', '_' or '-'",
             _HOST_ID_PATTERN,
         ),
@@ -434,15 +438,15 @@ class LogConfig(Struct, frozen=True, kw_only=True):
     format: Annotated[
         Literal["auto", "text", "json", "journald"],
         Meta(
-            description="Lines of text or JSON objects on stderr, or entries of systemd's journal with fields. "
-            "auto: journald if stderr is connected to the journal, otherwise text."
+            description="text and json: lines on stderr. journald: entries of systemd's journal, with fields. "
+            "auto: journald if stderr is connected to systemd's journal, otherwise text."
         ),
     ] = "auto"
     burst: Annotated[
         int,
         _count(
-            "How many lines with the same event are logged in a minute. The others are counted, and their number "
-            "is logged. 0: all are logged.",
+            "Maximum number of lines per minute for the same event; further ones are only counted, and the count "
+            "is logged. 0: no limit.",
             "lines",
             0,
             1_000_000,
@@ -464,7 +468,7 @@ class MetricsConfig(Struct, frozen=True, kw_only=True):
     allow_remote: Annotated[
         Literal["no", "yes"],
         Meta(
-            description="Whether metrics.listen may be an address that other hosts can reach. There is neither "
+            description="Whether metrics.listen may be an address that other hosts can reach. It has neither "
             "encryption nor a password."
         ),
     ] = "no"

@@ -41,11 +41,11 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
         ("inspect", "show what each file of the journal contains"),
-        ("verify", "read the journal as a start would; exit status 4 if that fails"),
+        ("verify", "read the journal as the daemon does when it starts; exit status 4 if that fails"),
         ("repair", "salvage every intact record of a damaged journal; the damaged files are kept"),
         ("export", "print every session as one line of JSON, also while the daemon runs"),
     ):
-        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        command = commands.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.")
         command.add_argument(
             "directory", metavar="DIR", type=Path, help="the state directory, or the journal in it"
         )
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
                 "-o",
                 metavar="FILE",
                 type=Path,
-                help="write to this file, with mode 0600, not to stdout",
+                help="write to this file, with mode 0600 (default: stdout)",
             )
     return parser
 

@@ -22,7 +22,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "keys", metavar="KEY", nargs="*", help="only these keys or sections, such as store or store.ttl_s"
     )
-    parser.add_argument("--changed", action="store_true", help="only what is not at its default")
+    parser.add_argument("--changed", action="store_true", help="only keys that are not at their default")
 
 
 async def _config(store: CallStore, args: argparse.Namespace, out: Output) -> int:

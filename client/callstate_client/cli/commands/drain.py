@@ -83,7 +83,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 COMMAND: Final = Command(
     "drain",
-    "refuse new calls, so that the daemon can be stopped when the last one is over",
+    "refuse new calls, so that the daemon can be stopped once the last call is over",
     _drain,
     add=_add,
     exits={1: "calls are left after --wait, or it failed"},

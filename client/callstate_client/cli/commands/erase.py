@@ -32,11 +32,11 @@ async def erase(store: CallStore, args: argparse.Namespace, out: Output) -> int:
 
 COMMAND: Final = Command(
     "erase",
-    "delete a call, and its bytes from the daemon's files and its store",
+    "delete a call, and remove its bytes from the daemon's files and its store",
     erase,
     add=_add,
     description="Delete a call from memory, store and journal, and return only when no file of the daemon contains "
-    "its bytes any more: the journal gets a checkpoint, its old and spare segments are removed, and an SQLite file "
-    "is written anew. It may be repeated, also after `rm`. What stays beyond the daemon's reach is printed: a "
-    "Redis' own files until it next rewrites them, backups, and the disk blocks of removed files.",
+    "its bytes any more: a checkpoint of the journal is made, its old and spare segments are removed, and an "
+    "SQLite file is rewritten. It may be repeated, also after `rm`. What the daemon can't reach is printed: "
+    "Redis's own files until Redis next rewrites them, backups, and the disk blocks of removed files.",
 )

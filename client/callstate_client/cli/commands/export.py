@@ -100,9 +100,9 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 COMMAND: Final = Command(
     "export",
-    "write calls with their transcripts and all that is known of them, one line of JSON each",
+    "write calls, with transcripts and all that is known of them, as one line of JSON each",
     _export,
     add=_add,
-    description="Write calls as lines of JSON while the daemon goes on serving, for `callstate import`. Each call"
-    " is as it was at one moment.",
+    description="Write calls as lines of JSON, for `callstate import`, while the daemon goes on serving. Each line"
+    " shows its call as it was at one moment; the moments of different calls differ.",
 )

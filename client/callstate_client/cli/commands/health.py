@@ -34,8 +34,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--ready",
         action="store_true",
-        help="whether it takes new calls: for a readiness probe. A store that is down is well here, until "
-        "store.max_dirty_bytes wait for it",
+        help="only whether it accepts new calls: for a readiness probe. A store that is down is no failure here "
+        "until store.max_dirty_bytes are waiting to be written to it",
     )
 
 
@@ -86,7 +86,7 @@ def checks_of(stats: Mapping[str, Any]) -> list[Check]:
 
 COMMAND: Final = Command(
     "health",
-    "say whether the daemon, its journal and its store are well; for probes",
+    "check the daemon, its journal and its store; for probes",
     _health,
     add=_add,
     exits={

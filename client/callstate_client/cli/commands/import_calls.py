@@ -139,7 +139,7 @@ def _size(source: IO[bytes]) -> int | None:
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, nargs="?", help="of an export (default: stdin)")
+    parser.add_argument("file", metavar="FILE", type=Path, nargs="?", help="what an export wrote (default: stdin)")
     parser.add_argument(
         "--replace",
         action="store_true",
@@ -149,10 +149,10 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 COMMAND: Final = Command(
     "import",
-    "bring calls of `callstate export`, or of `callstated journal export`, into the daemon",
+    "load the calls that `callstate export` or `callstated journal export` wrote into the daemon",
     _import,
     add=_add,
-    description="Bring exported calls into the daemon while it goes on serving. Live calls arrive as orphans, to be"
-    " recovered by any worker; ended ones stay ended.",
+    description="Load exported calls into the daemon while it goes on serving. Live calls become orphans, which any"
+    " worker may recover; ended ones stay ended.",
     exits={1: "a call was refused, or the export is not complete"},
 )

@@ -149,7 +149,7 @@ def _next_steps(root: Path, changed: bool) -> str:
 def _add(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--remove", action="store_true", help="stop and remove the units; calls and configuration stay"
+        "--remove", action="store_true", help="stop and remove the units; calls and configuration are kept"
     )
     what.add_argument(
         "--drop-in",
@@ -158,7 +158,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         dest="drop_ins",
-        help=f"also this drop-in for callstate.service, one of {', '.join(files.drop_ins())}; may be repeated",
+        help=f"also install this drop-in for callstate.service: {', '.join(files.drop_ins())}; may be repeated",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     parser.add_argument(
@@ -166,7 +166,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         default=Path("/"),
-        help="root of the system to write to, such as an image's",
+        help="root directory of the system to install into, such as that of an image (default: /)",
     )
     parser.add_argument(
         "--callstated",

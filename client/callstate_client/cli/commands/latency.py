@@ -48,13 +48,13 @@ class Latencies:
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--count", metavar="N", type=values.count, help="stop after this many (default: Ctrl-C)")
+    parser.add_argument("--count", metavar="N", type=values.count, help="stop after this many (default: at Ctrl-C)")
     parser.add_argument(
         "--interval",
         metavar="S",
         type=values.positive,
         default=INTERVAL_S,
-        help=f"pause between two, seconds (default {INTERVAL_S:g})",
+        help=f"pause between two pings, seconds (default {INTERVAL_S:g})",
     )
 
 

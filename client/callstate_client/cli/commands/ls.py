@@ -31,7 +31,7 @@ IN_MEMORY_ONLY: Final = (
 
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--all", action="store_true", help="also calls that have ended, for as long as they are in memory"
+        "--all", action="store_true", help="also list calls that have ended, as long as they are in memory"
     )
     add_filters(parser, scope="host")
     options.add_limit(parser)
@@ -46,7 +46,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         "--sort",
         metavar="KEY",
         type=values.sort_key_of(COLUMNS),
-        help="sort by one of the columns; -KEY: the other way round (default: the oldest in memory first)",
+        help="sort by this column; -KEY: in reverse (default: in the order in which they entered memory)",
     )
     parser.add_argument(
         "--watch",
@@ -54,8 +54,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
         type=values.positive,
         nargs="?",
         const=WATCH_S,
-        help="go on showing them: at each event, and every S seconds (default 2), until Ctrl-C. On a terminal the "
-        "list is redrawn; elsewhere each call that has changed is printed again",
+        help="keep the list current, at each event and every S seconds (default 2), until Ctrl-C. On a terminal "
+        "the list is redrawn; elsewhere each call that has changed is printed again",
     )
 
 

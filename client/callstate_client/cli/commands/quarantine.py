@@ -96,19 +96,19 @@ def _add_retry(parser: argparse.ArgumentParser) -> None:
 
 COMMAND: Final = Command(
     "quarantine",
-    "show what the store refuses and what other hosts took over; try it again, or drop it",
+    "show sessions that the store refuses or that other hosts took over; retry or drop them",
     actions=(
         Command(
             "ls",
-            "list what the store refuses, and copies of sessions that another host took over",
+            "list the sessions that the store refuses, and those that another host took over",
             _ls,
             add=options.add_limit,
         ),
         Command("show", "show one of them, and what the store has in its place", _show, add=_add_show),
-        Command("retry", "write them again now instead of waiting for their backoff", _retry, add=_add_retry),
+        Command("retry", "write them now instead of waiting for the next retry", _retry, add=_add_retry),
         Command(
             "drop",
-            "give up what the daemon has of one: for good, and what the store has is what counts",
+            "discard the daemon's copy of one for good; from then on, what the store has counts",
             _drop,
             add=options.add_id,
         ),

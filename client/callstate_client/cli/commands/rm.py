@@ -74,11 +74,11 @@ async def _remains(store: CallStore) -> list[str]:
 
 COMMAND: Final = Command(
     "rm",
-    "delete a call, here and in the store",
+    "delete a call from the daemon and its store",
     _rm,
     add=_add,
     description="Delete a call from the daemon's memory and from its store. Its bytes are not overwritten at once: "
     "they may remain in the journal's files until these are used again, in free pages of an SQLite file, and in "
-    "the files and backups of a Redis. What remains is printed, with for how long; --everywhere removes the "
-    "bytes there as well.",
+    "the files and backups of Redis. What remains, and for how long, is printed; --everywhere removes the bytes "
+    "there as well.",
 )

@@ -83,13 +83,13 @@ def _add(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="types",
         help=f"only events of this type; may be repeated. One of {', '.join(sorted(DEFAULT_TYPES))}; "
-        "or turn, of which there are many (default: all but turn)",
+        "or turn, which is frequent (default: all but turn)",
     )
     parser.add_argument(
         "--since",
         metavar="STREAM:SEQ",
         type=values.cursor,
-        help="resume after this event, as far as the daemon still has the later ones",
+        help="resume after this event, as far as the daemon still has the events that followed",
     )
 
 

@@ -60,14 +60,14 @@ def _add(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         type=values.positive,
         default=DEFAULT_INTERVAL_S,
-        help=f"look at the daemon this often, seconds (default {DEFAULT_INTERVAL_S:g})",
+        help=f"refresh this often, seconds (default {DEFAULT_INTERVAL_S:g})",
     )
     options.add_numbers(parser)
 
 
 COMMAND: Final = Command(
     "top",
-    "a live view of the calls: rates, suspects, the store, and one call's transcript as it grows",
+    "show a live view of the calls: rates, suspects, the store, and one call's transcript as it grows",
     _top,
     add=_add,
     description=(

@@ -57,9 +57,10 @@ def workers_table(workers: list[WorkerInfo], at: datetime) -> Table:
 
 COMMAND: Final = Command(
     "workers",
-    "list the workers: process, connections, calls, since when",
+    "list the workers: process, connections, calls, connected since when",
     _workers,
     description="List the workers that are connected, may reconnect (away), have exited, or held calls before the "
-    "daemon's restart and were not seen since (restored). SESSIONS are the live calls that a worker holds. A ? "
-    "behind a pid: the exit of that process is not noticed, only that connections close and heartbeats stop.",
+    "daemon restarted and have not been seen since (restored). SESSIONS are the live calls that a worker holds. A "
+    "? after a pid means that the daemon can't see that process exit, only its connections close and its "
+    "heartbeats stop.",
 )
