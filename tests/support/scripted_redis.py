@@ -18,6 +18,7 @@ class ScriptedRedis:
         self.commands: list[list[bytes]] = []
         self.writers: list[asyncio.StreamWriter] = []
         """Of each connection, the newest last."""
+        self.bytes_read = 0
         self.closed = asyncio.Semaphore(0)
         """Released for each connection that its client has closed."""
 
@@ -30,6 +31,7 @@ class ScriptedRedis:
         parser = hiredis.Reader()
         with suppress(OSError):
             while data := await reader.read(1 << 20):
+                self.bytes_read += len(data)
                 parser.feed(data)
                 while (command := parser.gets()) is not False:
                     self.commands.append(command)

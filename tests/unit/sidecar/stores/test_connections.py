@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from callstate_sidecar.config.redis_url import parse_redis_url
 from callstate_sidecar.stores.redis.connections import BUFFERED_BYTES, Connector, _Sending
-from callstate_sidecar.stores.redis.servers import disconnect, pipeline
+from callstate_sidecar.stores.redis.servers import Command, OneServer, disconnect, pipeline
 from support.scripted_redis import ScriptedRedis
 
 MEGABYTE = b"x" * (1 << 20)
@@ -66,6 +67,60 @@ async def test_a_transport_that_is_closed_is_an_error(client: Redis) -> None:
         await connection.read_response()
     await pool.release(connection)
     assert await client.ping(), "the next one has a connection of its own"
+
+
+@asynccontextmanager
+async def hung(client: Redis, server: ScriptedRedis) -> AsyncIterator[None]:
+    """The server does not read meanwhile, and an idle connection has bytes that are not sent."""
+    assert await client.ping()
+    transport: Any = server.writers[-1].transport
+    transport.pause_reading()
+    pool: Any = client.connection_pool
+    connection = await pool.get_connection()
+    connection._writer.write(b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % (100 * len(MEGABYTE)))
+    while not connection._writer.transport.get_write_buffer_size():
+        connection._writer.write(b"x" * 1000)
+    pool.give_back(connection)
+    yield
+    transport.resume_reading()
+
+
+async def turns(number: int) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("cut_short", [False, True])
+async def test_who_waits_for_a_reply_learns_that_others_have_given_the_connection_up(
+    client: Redis, server: ScriptedRedis, cut_short: bool
+) -> None:
+    """Such as a ping that has noticed a failover, also if that comes upon its own limit meanwhile."""
+    async with hung(client, server):
+        waiting = asyncio.ensure_future(OneServer(client).execute(Command(b"key", ("ECHO", "a"))))
+        await turns(1)
+        leaving = asyncio.ensure_future(disconnect(client, in_use=True))
+        await turns(2)
+        if cut_short:
+            leaving.cancel()
+        await turns(5)
+        has_learned = waiting.done()  # else never, as a timer has no effect on a connection that is gone
+    waiting.cancel()
+    await asyncio.gather(waiting, leaving, return_exceptions=True)
+    assert has_learned
+
+
+async def test_what_was_not_sent_of_a_command_that_failed_is_not_sent_any_more(
+    client: Redis, server: ScriptedRedis
+) -> None:
+    async with hung(client, server):
+        running = asyncio.ensure_future(pipeline(client, [("SET", "key", MEGABYTE)]))
+        await turns(5)
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    await server.closed.acquire()
+    server.closed.release()
+    assert server.bytes_read < len(MEGABYTE)
 
 
 class Waiting:

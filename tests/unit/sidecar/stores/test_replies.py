@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from callstate_sidecar.config.redis_url import parse_redis_url
+from callstate_sidecar.slices import Slices
 from callstate_sidecar.stores.redis import replies as replies_module
 from callstate_sidecar.stores.redis import servers as servers_module
 from callstate_sidecar.stores.redis.connections import Connector
@@ -235,6 +236,63 @@ async def test_a_command_that_is_cancelled_leaves_its_reply_to_nobody(client: Re
         await running
     server.writers[-1].write(b"+late\r\n")
     assert await OneServer(client).execute(echo("next")) == b"next"
+
+
+async def cancelled_at(step: int, work: Coroutine[Any, Any, Any]) -> bool:
+    """Run a task that is cancelled when it waits for that many times; returns whether it has waited so often."""
+    waits = 0
+
+    class Waiting:
+        def __await__(self) -> Generator[Any, Any, Any]:
+            nonlocal waits
+            inner, error = work.__await__(), None
+            while True:
+                try:
+                    future = inner.send(None) if error is None else inner.throw(error)
+                except StopIteration as end:
+                    return end.value
+                error, waits = None, waits + 1
+                if waits == step:
+                    task.cancel()
+                try:
+                    yield future
+                except BaseException as raised:  # noqa: BLE001 - it goes on to the coroutine
+                    error = raised
+
+    async def run() -> Any:
+        return await Waiting()
+
+    task = asyncio.ensure_future(run())
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled() == (waits >= step)
+    return waits >= step
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["connects", "connected"])
+@pytest.mark.parametrize("sends", ["command", "pipeline"])
+async def test_a_task_cancelled_at_any_of_its_waits_leaves_its_replies_to_nobody(
+    server: Server, short_dir: Path, sends: str, warm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers_module, "Slices", lambda: Slices(0.0))
+    url, big, step = parse_redis_url(f"unix://{short_dir}/redis.sock"), "x" * 300_000, 0
+    cancelled = True
+    while cancelled:
+        step += 1
+        client = Connector(url, None, connections=1, timeout_s=TIMEOUT_S, name="me").server()
+        one, pool = OneServer(client), client.connection_pool
+        if warm:
+            assert await one.execute(echo("warm")) == b"warm"
+        work = (
+            one.execute(echo(big), TIMEOUT_S) if sends == "command"
+            else pipeline(client, [("ECHO", big), ("ECHO", "b"), ("ECHO", "c")])
+        )  # fmt: skip
+        others = [asyncio.ensure_future(one.execute(echo(f"{number}"))) for number in range(2)]
+        cancelled = await cancelled_at(step, work)
+        assert await asyncio.gather(*others) == [b"0", b"1"]
+        assert await pipeline(client, [("ECHO", "d"), ("ECHO", "e")]) == [b"d", b"e"]
+        assert not pool._in_use_connections  # type: ignore[attr-defined]
+        await disconnect(client, in_use=True)
+    assert step > 2
 
 
 def cut(server: Server, client: Redis) -> None:
