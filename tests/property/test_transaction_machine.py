@@ -116,9 +116,15 @@ class TransactionMachine(RuleBasedStateMachine):
 
     @rule()
     def commit(self) -> None:
+        self.note_facts()
         self.log += self.harness.tx.records
         self.harness.tx.commit()
         self.open_group()
+
+    def note_facts(self) -> None:
+        """Journal what holds however the group ends."""
+        self.log += self.harness.tx.observed
+        self.harness.tx.observed = []
 
     @rule()
     def roll_back(self) -> None:

@@ -200,7 +200,7 @@ class Core:
 
     def commit(self) -> None:
         """Commit the open group."""
-        self.logged += self.tx.records
+        self.logged += [*self.tx.observed, *self.tx.records]
         self.server.group.commit()
 
     def replayed(self) -> SessionTable:

@@ -26,6 +26,7 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import write_of
 from callstate_client.engine.sessions.stored import StoredMeta
 from callstate_client.engine.sessions.writes import Whole, Write
+from callstate_client.engine.table.dirty_set import Mark
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.engine.transaction import Transaction
@@ -199,7 +200,7 @@ class FlushQueue:
         elif session_id not in table.dirty.marks:
             tombstone = table.tombstones.pop(session_id)
             if tombstone is not None:  # journaled: written anew after a crash, it could hit a successor
-                self._tx.records.append(RemovalRecord(session_id, version, tombstone.epoch, False))
+                self._tx.observed.append(RemovalRecord(session_id, version, tombstone.epoch, False))
 
     def _stored(self, session: Session, write: Write) -> bool:
         """The store has this write of a session; returns whether that changes what the session weighs."""
@@ -216,7 +217,7 @@ class FlushQueue:
     def _drop_base(self, session: Session, version: int) -> None:
         """The store has taken this version, so it has nothing that would still have to be merged."""
         if session.journaled_base is not None:
-            self._tx.records.append(StoreRecord({}, {session.id: version}))
+            self._tx.observed.append(StoreRecord({}, {session.id: version}))
         session.base, session.base_derived = None, False
 
     def retry(self, write: Write, since: float) -> None:
@@ -225,6 +226,9 @@ class FlushQueue:
         era = table.dirty.arrive(session_id)
         for session in self._in_play(session_id):
             session.maybe_stored = True
+        saved = self._tx.saved(session_id)
+        if saved is not None:
+            saved.dirty = Mark(since, 0, era)
         hot = table.sessions.get(session_id)
         if hot is None and session_id not in table.tombstones.pending:
             return

@@ -104,15 +104,25 @@ class Transaction:
         mark = tombstone = None
         if session is None:
             tombstone = table.tombstones.pending.get(session_id)
+            settled = table.tombstones.settled.get(session_id)
+            if settled is not None:
+                self._rare_undo.settled[session_id] = settled
         else:
             mark = session.mark()
-            if session.facts.orphan:
-                place = table.index.orphans.place(session_id)
-                if place is not None:
-                    self._rare_undo.orphans[session_id] = place
+            if session.facts.orphan or session.suspected:
+                self._save_place(session)
         table.readings.outdate(session_id)
         dirty, refusal = table.dirty.marks.get(session_id), table.quarantined.get(session_id)
         self._saved[session_id] = Saved(session, mark, tombstone, dirty, refusal)
+
+    def _save_place(self, session: Session) -> None:
+        """Save the place of an orphan or suspect in the order of claiming."""
+        orphan = self._table.index.orphans.place(session.id)
+        if orphan is not None:
+            self._rare_undo.orphans[session.id] = orphan
+        suspect = self._liveness.suspect_place(session.id)
+        if suspect is not None:
+            self._rare_undo.suspects[session.id] = suspect
 
     def saved(self, session_id: str) -> Saved | None:
         """The state before the group, if the group has changed it."""
@@ -163,7 +173,6 @@ class Transaction:
         """
         session_id, table = session.id, self._table
         self.save(session_id)
-        self._save_suspicion(session)
         session.keep_op(op, DELETED)
         epoch = session.facts.epoch
         # the epoch fences a former owner from a new session of the same id, however late its requests arrive
@@ -182,7 +191,6 @@ class Transaction:
     def forget(self, session: Session, version: int) -> None:
         """Drop a session that the store knows to be deleted, as of this version."""
         self.save(session.id)
-        self._save_suspicion(session)
         self._drop(session.id)
         version = max(version, session.version + 1)
         self.records.append(RemovalRecord(session.id, version, session.facts.epoch, False))
@@ -207,11 +215,10 @@ class Transaction:
             now_us: when this was learned, microseconds since 1970.
         """
         self.save(session.id)
-        self._save_suspicion(session)
         copy = SetAsideRecord(session.snapshot(), host, now_us)
         self._drop(session.id)
-        self._table.set_aside.add(copy)
-        self._rare_undo.set_aside.append(copy)
+        if self._table.set_aside.add(copy):
+            self._rare_undo.set_aside.append(copy)
         self.records.append(copy)
 
     def drop_copies(self, session_id: str) -> None:
@@ -284,13 +291,9 @@ class Transaction:
     def lift_suspicion(self, session: Session) -> None:
         """Lift the suspicion of a session that is being changed."""
         if session.suspected:
-            self._save_suspicion(session)
+            self.save(session.id)
+            self._rare_undo.suspicions.append(Suspicion(session, session.suspected))
             session.suspected = ""
-
-    def _save_suspicion(self, session: Session) -> None:
-        place = self._liveness.suspect_place(session.id)
-        if place is not None:
-            self._rare_undo.suspicions[session.id] = Suspicion(session, session.suspected, place)
 
     def clear_restored(self, session: Session) -> None:
         """Clear `restored`, because the session is being claimed or released."""
@@ -349,10 +352,12 @@ class Transaction:
         for session_id, saved in reversed(self._saved.items()):
             self._restore(session_id, saved)
         rare = self._rare_undo
-        for copy in rare.set_aside:
-            table.set_aside.drop(copy.state.session_id, copy.state.version)
+        for session_id, settled in rare.settled.items():
+            table.tombstones.settle(session_id, settled)
         for copy in rare.dropped_copies:
             table.set_aside.add(copy)
+        for copy in rare.set_aside:  # last, as it may have been dropped, too
+            table.set_aside.drop(copy.state.session_id, copy.state.version)
         for session in rare.admitted:
             session.journaled = False
         for session, written in rare.written:
@@ -377,9 +382,6 @@ class Transaction:
     def _restore(self, session_id: str, saved: Saved) -> None:
         """Restore session, tombstone, dirty mark, index and quarantine."""
         table = self._table
-        table.dirty.discard(session_id)
-        if saved.dirty is not None:
-            table.dirty.put(session_id, saved.dirty)
         if saved.tombstone is not None:
             table.tombstones.put(session_id, saved.tombstone)
         else:
@@ -394,6 +396,11 @@ class Transaction:
                 table.insert(session)
             table.index.update(session)
             table.weigh(session)
+        else:
+            table.tombstones.unsettle(session_id)
+        is_nothing = session is None and saved.tombstone is None  # of which a write that failed made it dirty
+        dirty = None if is_nothing else saved.dirty
+        table.dirty.restore(session_id, dirty, 0 if session is None else session.doc.size)
         if saved.refusal is None:
             table.quarantined.discard(session_id)
         else:
@@ -402,14 +409,13 @@ class Transaction:
     def _restore_liveness(self) -> None:
         """Restore deadlines, and the places of orphans and suspects in the order of claiming."""
         rare = self._rare_undo
-        for suspicion in rare.suspicions.values():
-            suspicion.session.suspected = suspicion.reason
+        for session, reason in rare.suspicions:
+            session.suspected = reason
         for saved in reversed(self._saved.values()):
             if saved.session is not None:
                 self._watch_again(saved.session)
         self._table.index.orphans.move_back(rare.orphans)
-        places = {session_id: suspicion.place for session_id, suspicion in rare.suspicions.items()}
-        self._liveness.move_suspects_back(places)
+        self._liveness.move_suspects_back(rare.suspects)
 
 
 def _is_written(session: Session) -> bool:

@@ -28,11 +28,10 @@ class Saved(Struct, gc=False):
 
 
 class Suspicion(NamedTuple):
-    """Why a session was a suspect, and its place among the suspects."""
+    """Why a session was a suspect."""
 
     session: Session
     reason: str
-    place: int
 
 
 class RareUndo(Struct):
@@ -41,11 +40,13 @@ class RareUndo(Struct):
     Args:
         admitted: sessions that became hot by being read.
         written: sessions journaled by referring to parts.
-        suspicions: those that were lifted, by session id.
+        suspicions: those that were lifted.
+        suspects: changed suspects, and their places among the suspects.
         restored: sessions that were `restored`, and their last sign of life before the claim counted as one.
         holds: holds of changed sessions that ended with the claimer's death: when it had claimed the session, and
             the counts.
         orphans: changed orphans, and their places among the orphans.
+        settled: deletions that are not sent to the store, of ids that were changed.
         set_aside: copies that were set aside.
         dropped_copies: copies that were dropped.
         departures: those that were decided: where they were pending, the session's id, and why its owner left.
@@ -53,10 +54,12 @@ class RareUndo(Struct):
 
     admitted: list[Session] = []
     written: list[tuple[Session, WrittenParts]] = []
-    suspicions: dict[str, Suspicion] = {}
+    suspicions: list[Suspicion] = []
+    suspects: dict[str, int] = {}
     restored: list[tuple[Session, int]] = []
     holds: list[tuple[Session, int, dict[str, Any]]] = []
     orphans: dict[str, int] = {}
+    settled: dict[str, Tombstone] = {}
     set_aside: list[SetAsideRecord] = []
     dropped_copies: list[SetAsideRecord] = []
     departures: list[tuple[MutableMapping[str, str], str, str]] = []

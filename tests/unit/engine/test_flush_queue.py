@@ -286,3 +286,43 @@ def test_a_renewal_survives_the_rollback_of_a_change() -> None:
     harness.queue.mark_stale("a", 3.0, session.doc.size)
     harness.rollback()
     assert "a" in harness.table.dirty.marks
+
+
+def test_a_flush_waits_for_a_failed_write_after_the_rollback_of_a_change() -> None:
+    harness = TableHarness()
+    dirty = harness.table.dirty
+    session = harness.create("a", 1.0)
+    era = dirty.end_era()
+    [(write, since)] = harness.take()
+    harness.add_turn(session, 2.0)
+    harness.queue.retry(write, since)
+    harness.rollback()
+    assert dirty.is_unwritten("a", era), "the store does not have what was dirty at the flush"
+    assert dirty.size_bytes == session.doc.size
+
+
+def test_a_failed_write_stays_dirty_after_the_rollback_of_what_dropped_the_session() -> None:
+    harness = TableHarness()
+    session = harness.create("a", 1.0)
+    [(write, since)] = harness.take()
+    harness.tx.set_aside(session, "host-2", 1)
+    harness.queue.retry(write, since)
+    harness.rollback()
+    assert harness.table.dirty.marks["a"].since == 1.0
+
+
+@pytest.mark.parametrize("how", ["changed", "deleted"])
+def test_what_waits_longest_is_still_the_first_after_a_rollback(how: str) -> None:
+    harness = TableHarness()
+    for number, name in enumerate("abc"):
+        harness.create(name, float(number))
+    harness.tx.commit()
+    session = harness.table.sessions["a"]
+    if how == "changed":
+        harness.add_turn(session, 5.0)
+    else:
+        harness.remove(session, 5.0)
+    harness.rollback()
+    assert [*harness.table.dirty.marks] == ["a", "b", "c"]
+    assert harness.table.dirty.oldest == 0.0
+    assert harness.table.dirty.size_bytes == sum(each.doc.size for each in harness.table.sessions.values())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from callstate_client.engine.interfaces import INTERNAL
+from callstate_client.engine.phases import Evidence, Phase
 from callstate_client.engine.sessions.records import RemovalRecord, StateRecord, TurnsRecord
-from support.core import durable_state, kept
+from callstate_client.errors import NotDurableError
+from support.core import Core, durable_state, kept
 from support.table_harness import TableHarness, new_session
 
 
@@ -92,6 +95,80 @@ def test_a_rollback_restores_the_order_of_suspects(how: str) -> None:
     harness.rollback()
     assert [*harness.liveness.suspects] == ["a", "b", "c"]
     assert suspect.suspected == "heartbeat_timeout"
+
+
+def test_a_rollback_restores_the_place_of_a_suspect_that_only_changed() -> None:
+    harness = TableHarness()
+    for name in "abc":
+        session = harness.create(name)
+        session.suspected = "heartbeat_timeout"
+        harness.watch(session)
+    harness.tx.commit()
+    harness.add_turn(harness.table.sessions["b"])
+    harness.rollback()
+    assert [*harness.liveness.suspects] == ["a", "b", "c"]
+
+
+def test_a_suspect_that_was_not_lost_after_all_is_still_suspected() -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    session.suspected = "heartbeat_timeout"
+    harness.watch(session)
+    harness.tx.commit()
+    harness.tx.lift_suspicion(session)
+    harness.tx.set_aside(session, "host-2", 1)
+    harness.liveness.forget(session)
+    harness.rollback()
+    assert session.suspected == "heartbeat_timeout"
+    assert [*harness.liveness.suspects] == ["a"]
+
+
+async def test_a_call_whose_revival_is_undone_is_ended_and_no_suspect() -> None:
+    """Its new owner may have died in the same turn of the loop."""
+    core = Core()
+    await core.save("a", session={"status": "ended"})
+    session = core.session("a")
+    core.tx.change(session)
+    session.doc.status = "active"
+    core.ctx.watch(INTERNAL, session)
+    session.suspected = "process_exited"
+    core.liveness.learn(session, Evidence.EXIT, core.clock.live())
+    core.tx.rollback(NotDurableError("the disk is full"))
+    assert core.phase("a") is Phase.ENDED
+    assert session.suspected == ""
+    assert session.state == "ended"
+
+
+@pytest.mark.parametrize("how", ["set aside", "dropped", "both"])
+def test_a_rollback_restores_the_copies_set_aside(how: str) -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    harness.tx.commit()
+    if how != "both":
+        harness.tx.set_aside(session, "host-2", 1)
+    if how == "dropped":
+        harness.tx.commit()
+    before = harness.table.set_aside.of("a") if how == "dropped" else []
+    if how == "both":
+        harness.tx.set_aside(session, "host-2", 1)
+    if how != "set aside":
+        harness.tx.drop_copies("a")
+    harness.rollback()
+    assert harness.table.set_aside.of("a") == before
+    assert [*harness.table.sessions] == ([] if how == "dropped" else ["a"])
+
+
+def test_a_rollback_restores_the_time_as_the_store_has_it() -> None:
+    """Finer than ours, and written by other software."""
+    harness = TableHarness()
+    session = harness.create("a")
+    session.doc.updated_text = ("2026-01-01T00:00:00.123456789Z", session.doc.updated_us)
+    harness.tx.commit()
+    before = kept(session)
+    harness.tx.change(session)
+    session.doc.updated_text = ("2026-01-02T00:00:00Z", 1)
+    harness.rollback()
+    assert kept(session) == before
 
 
 def test_a_departure_decided_in_the_group_is_pending_after_a_rollback() -> None:

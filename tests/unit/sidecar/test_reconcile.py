@@ -631,6 +631,27 @@ async def test_a_change_by_go_after_a_write_with_a_lost_reply_is_set_aside() -> 
     assert core.metrics.counters["store_set_aside"] == 1
 
 
+async def test_a_change_by_go_that_the_journal_did_not_take_is_taken_later(tmp_path: Path) -> None:
+    """It was undone here, and then written over in the store as one that had been taken."""
+    disk = BadDisk()
+    journal = open_journal(tmp_path, disk, None, start=True)
+    core = Core(journal=journal)
+    await core.save("a", session={"history": [{"role": "user", "content": "before"}]})
+    await flush(core)
+    changed_by_go(core, "Go's")
+    core.ctx.mark_stale(core.session("a"))
+    disk.error = OSError(errno.ENOSPC, "No space left on device")
+    for _ in range(2):  # a patch, and then the whole document
+        await core.writer.write_round()
+    assert core.metrics.counters["groups_not_durable"] > 0
+    assert core.session("a").doc.turn_count == 1
+    disk.error = None
+    await flush(core)
+    assert contents(stored(core)) == ["before", "Go's"]
+    assert core.session("a").doc.turn_count == 2
+    journal.close()
+
+
 async def test_a_long_document_is_read_in_turns_of_the_loop_before_it_is_merged(
     core: Core, monkeypatch: pytest.MonkeyPatch
 ) -> None:

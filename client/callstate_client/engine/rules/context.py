@@ -282,6 +282,7 @@ class Context:
         """After a rollback: give a session its full time again. A suspect stays one: its worker is as dead as
         before."""
         if session.ended:
+            session.suspected = ""
             self.liveness.keep(session, self.clock.live())
             return
         suspected = session.suspected

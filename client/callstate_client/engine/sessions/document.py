@@ -111,6 +111,7 @@ class Document:
         return (
             self.fields, self.provider, self.call_id, self.status, self.metrics, self.updated_us,
             self.chunks, self.counts, len(self.chunks), self.turn_count, self.history_bytes, self.lineage,
+            self.updated_text,
         )  # fmt: skip
 
     def restore(self, mark: tuple[Any, ...]) -> None:
@@ -118,6 +119,7 @@ class Document:
         (
             self.fields, self.provider, self.call_id, self.status, self.metrics, self.updated_us,
             self.chunks, self.counts, length, self.turn_count, self.history_bytes, self.lineage,
+            self.updated_text,
         ) = mark  # fmt: skip
         del self.chunks[length:]
         del self.counts[length:]

@@ -4,10 +4,10 @@ A rollback (see transaction.py) treats the four kinds of state in a session diff
 
     doc, version, facts, ops, host, base,      made by changes: `mark` and `restore` undo it
     base_derived, journaled, fenced_epoch,
-    known_timeout_s
+    known_timeout_s, seen_stamp
     beat_us, restored, suspected, born         observed: it stays, except what the transaction saved
-    stored_version, in_store, seen_stamp,      known about the store: it stays
-    maybe_stored, quarantined
+    stored_version, in_store, maybe_stored,    known about the store: it stays
+    quarantined
     written                                    known about the journal: it stays
     counted, owner_counted, uid_counted,       its entries in the indexes: updated to match
     seq, weighed, queue
@@ -192,14 +192,14 @@ class Session:
         """Save the current state for `restore`."""
         return (
             self.version, self.facts, self.ops, self.host, self.base, self.base_derived, self.journaled,
-            self.fenced_epoch, self.known_timeout_s, self.doc.mark(),
+            self.fenced_epoch, self.known_timeout_s, self.seen_stamp, self.doc.mark(),
         )  # fmt: skip
 
     def restore(self, mark: tuple[Any, ...]) -> None:
         """Undo everything since the mark."""
         (
             self.version, self.facts, self.ops, self.host, self.base, self.base_derived, self.journaled,
-            self.fenced_epoch, self.known_timeout_s, doc,
+            self.fenced_epoch, self.known_timeout_s, self.seen_stamp, doc,
         ) = mark  # fmt: skip
         self.doc.restore(doc)
 

@@ -85,6 +85,25 @@ class DirtySet:
             if mark.era != self._era:
                 self._one_less(mark.era)
 
+    def restore(self, session_id: str, mark: Mark | None, size: int) -> None:
+        """Restore the mark that a session had; None: it had none.
+
+        Args:
+            session_id: the session.
+            mark: as it was; its size does not matter.
+            size: of the session now, bytes.
+        """
+        present = self.marks.get(session_id)
+        if mark is None:
+            self.discard(session_id)
+        elif present is not None and (present.since, present.era) == (mark.since, mark.era):
+            self.mark(session_id, mark.since, size)  # it is the same one, and has kept its place
+        else:
+            self.discard(session_id)
+            front = next(self.marks.in_order(), None)
+            is_oldest = front is not None and mark.since < front[1].since
+            self.put(session_id, Mark(mark.since, size, mark.era), first=is_oldest)
+
     @property
     def sessions(self) -> int:
         """Number of sessions whose newest state the store does not have, in flight or not."""

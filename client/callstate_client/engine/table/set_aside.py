@@ -52,8 +52,8 @@ class SetAside:
         copies = self._copies.get(session_id)
         return [] if copies is None else [*copies.by_version.values()]
 
-    def add(self, copy: SetAsideRecord) -> None:
-        """Keep a copy; it replaces one of the same version, which is equal."""
+    def add(self, copy: SetAsideRecord) -> bool:
+        """Keep a copy; returns whether it is new: it replaces one of the same version, which is equal."""
         session_id = copy.state.session_id
         copies = self._copies.get(session_id)
         if copies is None:
@@ -62,6 +62,7 @@ class SetAside:
         before = copies.by_version.get(copy.state.version)
         copies.by_version[copy.state.version] = copy
         self._hot.total += copy_weight(copy.state) - (0 if before is None else copy_weight(before.state))
+        return before is None
 
     def drop(self, session_id: str, version: int) -> None:
         """Drop a copy, if there is one of this version."""

@@ -129,13 +129,14 @@ class Tombstones:
     def settle(self, session_id: str, tombstone: Tombstone) -> None:
         """Keep a deletion that is not sent to the store."""
         if tombstone.ops:
-            self._unsettle(session_id)
+            self.unsettle(session_id)
             self.settled[session_id] = tombstone
             self._hot.total += _weight(session_id, tombstone)
             if len(self.settled) > MAX_MISSES:
-                self._unsettle(next(iter(self.settled)))
+                self.unsettle(next(iter(self.settled)))
 
-    def _unsettle(self, session_id: str) -> None:
+    def unsettle(self, session_id: str) -> None:
+        """Drop a deletion that is not sent to the store, if there is one."""
         tombstone = self.settled.pop(session_id, None)
         if tombstone is not None:
             self._hot.total -= _weight(session_id, tombstone)
@@ -143,7 +144,7 @@ class Tombstones:
     def became_hot(self, session_id: str) -> None:
         """Drop what a hot session supersedes; a pending deletion of its predecessor stays."""
         self.forget_miss(session_id)
-        self._unsettle(session_id)
+        self.unsettle(session_id)
 
 
 def _weight(session_id: str, tombstone: Tombstone) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 from callstate_client.engine.sessions.records import HistoryMode, StateRecord
-from support.core import Core
+from callstate_client.engine.table.session_table import SessionTable
+from support.core import HOST, BadDisk, Core, open_journal
 
 
 def turns(count: int) -> list[dict[str, object]]:
@@ -74,3 +78,25 @@ async def test_a_deletion_that_the_store_has_is_not_written_again_after_a_crash(
     core.commit()
     assert not core.replayed().tombstones.pending
     assert not core.replayed().sessions
+
+
+async def test_a_deletion_that_the_store_took_while_the_disk_was_full_is_noted_later(tmp_path: Path) -> None:
+    disk = BadDisk()
+    journal = open_journal(tmp_path, disk, None, start=True)
+    core = Core(journal=journal)
+    await saved(core, turns(1))
+    for write, _ in core.queue.take(HOST, 10, 1 << 20):
+        core.queue.acked(write)
+    await core.call("session.delete", session_id="c1")
+    batch = core.queue.take(HOST, 10, 1 << 20)
+    disk.error = OSError(errno.ENOSPC, "No space left on device")
+    for write, _ in batch:
+        core.queue.acked(write)
+    core.commit()
+    disk.error = None
+    core.commit()
+    journal.close()
+    table = SessionTable()
+    open_journal(tmp_path, disk, table, start=False).close()
+    assert not table.sessions
+    assert not table.tombstones.pending, "it would be written once more, over what has begun there since"
