@@ -157,7 +157,7 @@ class TransactionMachine(RuleBasedStateMachine):
             if outcome == "acknowledged":
                 self.harness.queue.acked(write)
             elif outcome == "refused":
-                self.harness.queue.quarantine(write, "rejected", self.now)
+                self.harness.queue.quarantine(write.session_id, "rejected", self.now)
             else:
                 self.harness.queue.retry(write, since)
         self.flight = []

@@ -13,11 +13,14 @@ class FlushBatch:
     What a step needs to know of those before it is kept, not counted again: a batch of hundreds takes many steps.
     """
 
-    __slots__ = ("alone", "session_ids", "size", "writes")
+    __slots__ = ("alone", "session_ids", "size", "unwritable", "writes")
 
     def __init__(self) -> None:
         self.writes: list[tuple[Write, float]] = []
+        self.unwritable: list[tuple[str, Exception]] = []
+        """Sessions of which no write could be made, each with the reason: a bug, which is no other session's."""
         self.session_ids: set[str] = set()
+        """Of both."""
         self.size = 0
         """About how many bytes of documents are sent."""
         self.alone = False
@@ -28,3 +31,8 @@ class FlushBatch:
         self.writes.append((write, since))
         self.session_ids.add(write.session_id)
         self.size += write.size
+
+    def leave_out(self, session_id: str, error: Exception) -> None:
+        """No write of this session could be made."""
+        self.unwritable.append((session_id, error))
+        self.session_ids.add(session_id)

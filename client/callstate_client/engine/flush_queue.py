@@ -5,8 +5,8 @@ The writer takes a batch, sends it, and reports the outcome of each write:
     acked        the store has this version
     retry        the outcome is unknown: the session is dirty again, with its original age
     write_whole  it was a patch of a document that the store does not have: the session is dirty again
-    quarantine   the store refuses it: the session stays hot and in the journal, a deletion keeps its tombstone,
-                 and either is tried again later
+    quarantine   the store refuses it, or it could not be made: the session stays hot and in the journal, a
+                 deletion keeps its tombstone, and either is tried again later
 
 An outcome is not a change of the open group, which may end after the write does. So it is applied to the current
 session and, if the group has deleted or replaced that one, also to the one that a rollback would restore.
@@ -71,12 +71,12 @@ class FlushQueue:
 
         Returns:
             the writes added to the batch, each with the time since which it has been dirty.
-
-        Raises:
-            Exception: a bug: the first session can't be encoded. It is the last one then.
+            Sessions that can't be written are in `batch.unwritable`, and in flight as well: the caller puts them
+            into quarantine.
         """
         table, batch = self.table, FlushBatch() if batch is None else batch
-        dirty, quarantined, before = table.dirty, table.quarantined, len(batch.writes)
+        dirty, quarantined, before = table.dirty, table.quarantined, len(batch.session_ids)
+        writes, unwritable = len(batch.writes), len(batch.unwritable)
         is_any_refused, taken = bool(quarantined), before
         sent: dict[str, int] = {}
         held: list[str] = []
@@ -95,11 +95,10 @@ class FlushQueue:
             session = table.sessions.get(session_id)
             try:
                 write = self._deletion(host_id, session_id) if session is None else write_of(session, host_id)
-            except Exception:  # a bug: it waits behind the others, which are written
-                self.postpone(session_id)
-                if taken:
-                    break
-                raise
+            except Exception as error:  # noqa: BLE001 - a bug: the caller logs it, and the others are written
+                batch.leave_out(session_id, error)
+                taken += 1
+                continue
             if session is not None and session.base is not None:
                 _note_sent(session, session.base, sent)
             batch.add(write, mark.since)
@@ -108,9 +107,11 @@ class FlushQueue:
             dirty.discard(session_id)
         if sent:
             self._announce(sent)
-        added = batch.writes[before:]
+        added = batch.writes[writes:]
         for write, _ in added:
             dirty.depart(write.session_id)
+        for session_id, _ in batch.unwritable[unwritable:]:
+            dirty.depart(session_id)
         return added
 
     def _announce(self, sent: dict[str, int]) -> None:
@@ -248,16 +249,16 @@ class FlushQueue:
         self._weigh(write.session_id)
         self.retry(write, since)
 
-    def quarantine(self, write: Write, why: str, now: float = 0.0, *, alone: bool = False) -> None:
-        """The store refuses this write: keep its session or deletion, and try again after a backoff.
+    def quarantine(self, session_id: str, why: str, now: float = 0.0, *, alone: bool = False) -> None:
+        """A write is refused: keep its session or deletion, and try again after a backoff.
 
         Args:
-            write: the write.
-            why: the store's reason, in words.
+            session_id: whose write.
+            why: the reason, in words.
             now: monotonic seconds.
             alone: it was not answered in time, so it is tried again in a batch of its own.
         """
-        table, session_id = self.table, write.session_id
+        table = self.table
         table.dirty.arrive(session_id)
         for session in self._in_play(session_id):
             session.quarantined = why

@@ -11,8 +11,9 @@ between two rounds cost one write, and a session created and deleted in between 
 - clean, if the store has written it and it has not changed since;
 - dirty again, with its old age, if the batch failed. Nobody knows whether the store applied it, but writes are
   absolute, so repeating them is harmless;
-- quarantined, if the store can't take it (`REJECTED`): it stays in memory and in the journal, a deletion with its
-  tombstone; it is reported once, and is tried again when it changes and by backoff (engine/table/quarantine.py);
+- quarantined, if the store can't take it (`REJECTED`), or a bug of ours lets no write be made of it: it stays in
+  memory and in the journal, a deletion with its tombstone; it is reported once, and is tried again when it changes
+  and by backoff (engine/table/quarantine.py);
 - reconciled, if the store has a state from elsewhere (`SUPERSEDED`, `UNSEEN`): reconcile.py decides whether ours is
   written again above the store's, or the store's counts and ours is quarantined.
 

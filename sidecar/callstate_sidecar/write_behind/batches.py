@@ -85,7 +85,7 @@ class Batches:
             noted = await self._take(taken)
             if not batch:  # all that is dirty waits in quarantine, or for the journal
                 self._barrier.signal()
-                return 0 if noted else None
+                return len(taken.unwritable) if noted else None
             results = await self._backend.write([write for write, _ in batch])
         except StoreError as error:
             return await self._not_answered(batch, error)
@@ -109,7 +109,7 @@ class Batches:
             return None
         finally:
             self._barrier.signal()
-        return len(batch)
+        return len(batch) + len(taken.unwritable)
 
     async def _take(self, batch: FlushBatch) -> bool:
         """Put a batch in flight, in slices; a state that changes in between is taken as it is at its turn.
@@ -122,7 +122,11 @@ class Batches:
         await slices.pause()  # encoding each batch, and sending it, take turns of the loop of their own
         while True:
             self._commit()
+            known = len(batch.unwritable)
             taken = self._queue.take(self._host_id, most, most_bytes, now, batch, lambda: slices.is_over)
+            for session_id, error in batch.unwritable[known:]:
+                self._away.resent(session_id)
+                self._outcomes.unwritable(session_id, error)
             if not taken:
                 return True
             if len(self._away):
@@ -163,7 +167,7 @@ class Batches:
             return None
         if is_culprit:
             self._culprits = known
-            self._outcomes.quarantine(batch[0][0], f"unanswered: {error}", alone=True)
+            self._outcomes.unanswered(batch[0][0], error)
             self._limit.clear(session_ids)
             self._barrier.signal()
             return 1

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from callstate_client.engine.events import SET_ASIDE, SUPERSEDED, Events
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import StoredSession
+from callstate_client.engine.sessions.stored import StoredSession, StoreError
 from callstate_client.engine.sessions.writes import Whole, Write, is_deletion
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.journal import PartsLog
@@ -115,7 +115,7 @@ class Outcomes:
         elif result.outcome is WriteOutcome.NOT_BASE:
             self._queue.write_whole(write, since)
         elif result.outcome is WriteOutcome.REJECTED:
-            self.quarantine(write, f"{result.outcome.value}: {result.detail}")
+            self._refused(write, f"{result.outcome.value}: {result.detail}")
         else:
             other_state.append(answered)
 
@@ -175,25 +175,33 @@ class Outcomes:
             detail = superseded_by(Stamp(meta.host, meta.epoch, meta.version))
         if session is not None and session.id not in self._table.quarantined:
             self._events.note("fenced", self._clock.wall_us(), session, reason=SUPERSEDED)
-        self.quarantine(write, f"{WriteOutcome.SUPERSEDED.value}: {detail}")
+        self._refused(write, f"{WriteOutcome.SUPERSEDED.value}: {detail}")
         self._commit()
 
-    def quarantine(self, write: Write, why: str, *, alone: bool = False) -> None:
-        """The store does not take this session or deletion: keep it, log that once, and try again later.
+    def unanswered(self, write: Write, error: StoreError) -> None:
+        """The store does not answer this one, while it answers others: it is tried again by itself."""
+        self._refused(write, f"unanswered: {error}", alone=True)
 
-        Args:
-            write: what the store does not take.
-            why: in words.
-            alone: it was not answered in time, and is tried again by itself.
-        """
-        session_id = write.session_id
+    def unwritable(self, session_id: str, error: Exception) -> None:
+        """No write of this session or deletion could be made, which is a bug."""
+        deleted = session_id not in self._table.sessions
+        why = f"unwritable: {type(error).__name__}, a bug in callstated"
+        self._quarantine(session_id, why, deleted=deleted, bug=error)
+
+    def _refused(self, write: Write, why: str, *, alone: bool = False) -> None:
+        self._quarantine(write.session_id, why, deleted=is_deletion(write), alone=alone)
+
+    def _quarantine(
+        self, session_id: str, why: str, *, deleted: bool, alone: bool = False, bug: Exception | None = None
+    ) -> None:
+        """The store does not take this session or deletion: keep it, log that once, and try again later."""
         already = session_id in self._table.quarantined
-        self._queue.quarantine(write, why, self._clock.mono(), alone=alone)
+        self._queue.quarantine(session_id, why, self._clock.mono(), alone=alone)
         self._metrics.count("store_refused")
         if not already:  # every later turn of the call is refused again
             log.error(
                 "store_refused",
                 "the store does not take %s %s (%s); it stays here and in the journal, and is tried again",
-                "the deletion of session" if is_deletion(write) else "session", session_id, why,
-                session_id=session_id,
+                "the deletion of session" if deleted else "session", session_id, why,
+                exc_info=bug, session_id=session_id,
             )  # fmt: skip

@@ -105,7 +105,7 @@ def test_a_session_the_store_refuses_is_quarantined_until_it_changes() -> None:
     harness = TableHarness()
     session = harness.create("a")
     [(write, _)] = harness.take()
-    harness.queue.quarantine(write, "rejected: too big")
+    harness.queue.quarantine(write.session_id, "rejected: too big")
     assert session.quarantined == "rejected: too big"
     assert not harness.table.dirty.marks
     assert not harness.table.is_stored(session)
@@ -121,7 +121,7 @@ def test_a_deletion_the_store_refuses_keeps_its_tombstone_and_is_tried_again() -
     harness.flush()
     harness.remove(session)
     [(write, _)] = harness.take()
-    harness.queue.quarantine(write, "superseded", 10.0)
+    harness.queue.quarantine(write.session_id, "superseded", 10.0)
     assert harness.table.tombstones.known_missing("a", 10.0)
     assert harness.table.quarantined.keys() == {"a"}
     harness.queue.retry_refused(10.4, 10)
@@ -138,7 +138,7 @@ def test_a_refused_session_is_in_quarantine_again_after_the_rollback_of_a_change
     session = harness.create("a")
     harness.tx.commit()
     [(write, _)] = harness.take()
-    harness.queue.quarantine(write, "rejected: too big")
+    harness.queue.quarantine(write.session_id, "rejected: too big")
     harness.tx.commit()
     refusal = harness.table.quarantined.get("a")
     harness.remove(session)
@@ -159,7 +159,7 @@ def test_a_refused_deletion_is_in_quarantine_after_the_rollback_of_a_creation() 
     harness.tx.commit()
     [(write, _)] = harness.take()
     harness.create("a")
-    harness.queue.quarantine(write, "rejected", 5.0)
+    harness.queue.quarantine(write.session_id, "rejected", 5.0)
     assert harness.table.quarantined.keys() == {"a"}
     harness.rollback()
     assert harness.table.quarantined.keys() == {"a"}
@@ -175,7 +175,7 @@ def test_an_unanswered_session_is_sent_alone_and_not_before_its_backoff() -> Non
         return [write.session_id for write, _ in harness.queue.take(HOST, 3, 1 << 20, now)]
 
     [(write, _), *others] = harness.take()
-    harness.queue.quarantine(write, "unanswered", 100.0, alone=True)
+    harness.queue.quarantine(write.session_id, "unanswered", 100.0, alone=True)
     for other, since in reversed(others):
         harness.queue.retry(other, since)
     harness.add_turn(harness.table.sessions["a"], 100.2)

@@ -2,7 +2,8 @@
 
 A refused session stays in memory and in the journal, a refused deletion keeps its tombstone, and both are tried
 again: when the session changes, and after an exponential backoff. A write that was not answered in time is tried
-alone, and only after its backoff, as each attempt costs a timeout.
+alone, and only after its backoff, as each attempt costs a timeout. One that could not even be made, which is a bug,
+is treated like a refused one.
 """
 
 from __future__ import annotations

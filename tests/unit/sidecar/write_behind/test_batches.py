@@ -12,6 +12,8 @@ import pytest
 from callstate_client.engine import flush_queue
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.writes import Write
+from callstate_client.engine.table.quarantine import RETRY_MAX_S
+from callstate_sidecar.logs.event_log import event_of
 from callstate_sidecar.slices import SLICE_S, Slices
 from callstate_sidecar.write_behind import batches, outcomes
 from support.core import Core
@@ -134,25 +136,108 @@ async def test_results_that_a_stop_cuts_off_are_unknown_and_written_again(monkey
     assert len(core.table.dirty.marks) == some
 
 
-async def test_a_session_that_cannot_be_encoded_holds_up_no_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """That is a bug; nothing of it may stay in flight, nor may the store wait for the others."""
-    core = await dirty(monkeypatch, batches)
+def unwritable(monkeypatch: pytest.MonkeyPatch, *session_ids: str) -> None:
+    """These can't be encoded, which is a bug."""
     make = flush_queue.write_of
 
     def failing(session: Session, host_id: str) -> Write:
-        if session.id == "s7":
+        if session.id in session_ids:
             raise TypeError("a bug")
         return make(session, host_id)
 
+    monkeypatch.setattr(flush_queue, "write_of", failing)
+
+
+def refused(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if event_of(record) == "store_refused"]
+
+
+async def test_a_session_that_cannot_be_encoded_is_quarantined_and_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    core = await dirty(monkeypatch, batches)
     with monkeypatch.context() as patched:
-        patched.setattr(flush_queue, "write_of", failing)
+        unwritable(patched, "s0", "s7")
+        await core.writer.write_round()
+        assert core.memory.rows.keys() == {f"s{number}" for number in range(SESSIONS)} - {"s0", "s7"}
+        assert [*core.table.quarantined] == ["s0", "s7"]
         for _ in range(3):
-            with pytest.raises(TypeError, match="a bug"):
-                await core.writer.write_round()
-    assert [*core.table.dirty.marks] == ["s7"]
-    assert not core.table.dirty.in_flight
+            await core.writer.write_round()
+        refusal = core.table.quarantined.get("s7")
+        assert refusal is not None
+        assert (refusal.attempts, refusal.why) == (1, "unwritable: TypeError, a bug in callstated")
+        assert not core.table.dirty.sessions
+        assert await core.writer.flush(None, 5.0) == {"flushed": 0, "unflushed": 2}
+        core.clock.advance(RETRY_MAX_S)
+        await core.writer.write_round()
+        assert refusal.attempts == 2
+        assert core.writer.store.status == "up"
+    assert [line.partition(" (")[0] for line in refused(caplog)] == [
+        "the store does not take session s0", "the store does not take session s7",
+    ]  # fmt: skip
+    assert all(record.exc_info for record in caplog.records if event_of(record) == "store_refused")
+    core.clock.advance(RETRY_MAX_S)
     await core.writer.write_round()
-    assert not core.table.dirty.sessions
+    assert not core.table.quarantined
     assert core.memory.rows.keys() == {f"s{number}" for number in range(SESSIONS)}
+
+
+async def test_many_that_cannot_be_encoded_are_quarantined_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = await dirty(monkeypatch, batches)
+    unwritable(monkeypatch, *(f"s{number}" for number in range(SESSIONS)))
+    in_a_slice: list[int] = []
+    take = core.queue.take
+
+    def counted(*args: Any) -> Any:
+        before = len(core.table.dirty.marks)
+        found = take(*args)
+        in_a_slice.append(before - len(core.table.dirty.marks))
+        return found
+
+    monkeypatch.setattr(core.queue, "take", counted)
+    await core.writer.write_round()
+    assert len(core.table.quarantined) == sum(in_a_slice) == SESSIONS
+    assert max(in_a_slice) <= A_SLICE
+    assert not core.memory.batches
+
+
+async def test_one_that_cannot_be_encoded_is_not_in_flight_to_a_part_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    core = await dirty(monkeypatch, batches)
+    core.memory.away_ids.add("s3")
+    await core.writer.write_round()
+    assert [*core.table.dirty.in_flight] == ["s3"]
+    await core.save("s3")
+    with monkeypatch.context() as patched:
+        unwritable(patched, "s3")
+        await core.writer.write_round()
+    assert not core.table.dirty.in_flight
+    core.memory.away_ids.clear()
+    core.clock.advance(RETRY_MAX_S)
+    await core.writer.write_round()
+    assert "s3" in core.memory.rows
+    assert not core.table.dirty.sessions
+
+
+async def test_a_deletion_that_cannot_be_encoded_is_quarantined(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    core = await dirty(monkeypatch, batches)
+    await core.writer.write_round()
+    await core.call("session.delete", session_id="s4")
+
+    def failing(*_: Any) -> Write:
+        raise TypeError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(core.queue, "_deletion", failing)
+        await core.writer.write_round()
+    assert [*core.table.quarantined] == ["s4"]
+    assert [line.partition(" (")[0] for line in refused(caplog)] == [
+        "the store does not take the deletion of session s4"
+    ]
+    core.clock.advance(RETRY_MAX_S)
+    await core.writer.write_round()
+    assert not core.table.quarantined
+    assert core.memory.rows["s4"].document is None
