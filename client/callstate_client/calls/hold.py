@@ -25,7 +25,7 @@ from callstate_client.calls.hold_rules import (
     not_resumed,
     taken,
 )
-from callstate_client.calls.task import CancelOnLost
+from callstate_client.calls.task import CancelOnLost, check_watchdog
 from callstate_client.errors import (
     CallstateError,
     ConflictError,
@@ -54,7 +54,7 @@ class Hold(Uncopied):
         cancel_on_lost, watchdog_s: see `CallStore.hold`.
 
     Raises:
-        TypeError, ValueError: the arguments contradict each other.
+        TypeError, ValueError: the arguments contradict each other, or the watchdog's timeout is not above 0.
     """
 
     instead = "call hold() again"
@@ -62,8 +62,10 @@ class Hold(Uncopied):
     def __init__(
         self, held: HeldCalls, options: HoldOptions, *, cancel_on_lost: bool, watchdog_s: float | None
     ) -> None:
-        if watchdog_s is not None and options.beat != "auto":
-            raise ValueError("a watchdog stops heartbeats in the background, which beat='manual' has none of")
+        if watchdog_s is not None:
+            check_watchdog(watchdog_s)  # now: once the session is created, it would be too late
+            if options.beat != "auto":
+                raise ValueError("a watchdog stops heartbeats in the background, which beat='manual' has none of")
         self._held = held
         self._store = held.store
         self._options = options

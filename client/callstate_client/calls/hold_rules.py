@@ -61,6 +61,7 @@ class HoldOptions(Struct, frozen=True, kw_only=True):
 
     Raises:
         TypeError, ValueError: the arguments contradict each other.
+        InvalidParamsError: labels or a timeout exceed a limit.
     """
 
     call: SessionState | str
@@ -86,6 +87,7 @@ class HoldOptions(Struct, frozen=True, kw_only=True):
             raise ValueError(f"{name} goes with a state; an id is claimed")
         if self.beat not in ("auto", "manual"):
             raise ValueError(f"beat is 'auto' or 'manual', not {self.beat!r}")
+        requests.beside_state(self.labels, self.heartbeat_timeout_s, self.max_duration_s, "")
 
     @property
     def id(self) -> str:

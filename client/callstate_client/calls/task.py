@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-__all__ = ["CancelOnLost", "OneShotEvent", "Watchdog"]
+__all__ = ["CancelOnLost", "OneShotEvent", "Watchdog", "check_watchdog"]
 
 
 class OneShotEvent:
@@ -102,6 +102,16 @@ class CancelOnLost:
         return False
 
 
+def check_watchdog(timeout_s: float) -> None:
+    """Check a watchdog's timeout.
+
+    Raises:
+        ValueError: it is not above 0.
+    """
+    if not timeout_s > 0:
+        raise ValueError(f"watchdog_s is a number of seconds above 0, not {timeout_s!r}")
+
+
 class Watchdog:
     """Notices when a call's task has not reported for too long. Belongs to the loop it is made in.
 
@@ -117,8 +127,7 @@ class Watchdog:
     """
 
     def __init__(self, timeout_s: float, on_silence: Callable[[], None], on_return: Callable[[], None]) -> None:
-        if not timeout_s > 0:
-            raise ValueError(f"watchdog_s is a number of seconds above 0, not {timeout_s!r}")
+        check_watchdog(timeout_s)
         self._loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
         self._on_silence = on_silence

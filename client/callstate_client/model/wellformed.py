@@ -70,15 +70,26 @@ def _rounded(value: Any) -> int:
 
 
 def cleaned(value: Any) -> Any:
-    """A JSON value with `well_formed` applied to each text in it; a copy only if something changes."""
+    """A JSON value with `well_formed` applied to each text in it; a copy only if something changes.
+
+    Raises:
+        DocumentError: it is nested too deeply, or contains itself.
+    """
+    try:
+        return _cleaned(value)
+    except RecursionError:
+        raise DocumentError("a value is nested too deeply, or contains itself") from None
+
+
+def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, dict):
-        items = [(cleaned(name), cleaned(inner)) for name, inner in value.items()]
+        items = [(_cleaned(name), _cleaned(inner)) for name, inner in value.items()]
         kept = all(name is old and inner is value[old] for (name, inner), old in zip(items, value, strict=True))
         return value if kept else dict(items)
     if isinstance(value, list | tuple):
-        inners = [cleaned(inner) for inner in value]
+        inners = [_cleaned(inner) for inner in value]
         return value if all(map(operator.is_, inners, value)) else inners
     return value
 

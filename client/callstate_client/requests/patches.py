@@ -22,7 +22,7 @@ from callstate_client.model.metrics import SessionMetrics
 from callstate_client.model.state import SessionState
 from callstate_client.model.times import format_time
 from callstate_client.model.turn import Turn, decode_turn
-from callstate_client.model.wellformed import as_text, cleaned, whole_ms
+from callstate_client.model.wellformed import as_text, check_names, cleaned, whole_ms
 from callstate_client.protocol.ids import MAX_DURATION_S, MAX_HEARTBEAT_TIMEOUT_S
 from callstate_client.requests import validation
 
@@ -93,9 +93,11 @@ def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
                 raise InvalidParamsError(
                     f"`{name}` can't be taken away", path=f"$.params.{name}", expected="a value"
                 )
-            beside[name] = _checked_beside(name, value)  # type: ignore[literal-required]
+            beside[name] = checked_beside(name, value)  # type: ignore[literal-required]
         elif name == "extra":
-            for other, inner in (value or {}).items():
+            further = {} if value is None else dict(value)
+            check_names(further, frozenset(), "the session")
+            for other, inner in further.items():
                 if other in _MEMBERS:
                     raise InvalidParamsError(
                         f"`{other}` is no further member: it is given by its own name", path=f"$.params.set.{other}"
@@ -107,20 +109,25 @@ def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
         else:
             raise _unchangeable(name)
     check_patch(patch, "$.params.set")
-    for name in _WORDS & patch.keys():
+    for name in _TEXTS.keys() & patch.keys():
         if isinstance(patch[name], str):
-            validation.check_word(patch[name], f"$.params.set.{name}")
+            check = validation.check_word if name in _WORDS else validation.check_text
+            check(patch[name], f"$.params.set.{name}")
     return patch, beside
 
 
-def _checked_beside(name: str, value: Any) -> Any:
-    if name != "labels":
-        most = MAX_DURATION_S if name == "max_duration_s" else MAX_HEARTBEAT_TIMEOUT_S
-        validation.check_seconds(value, f"$.params.{name}", most)
-        return value
-    labels = dict(value)
-    validation.check_labels(labels)
-    return labels
+def checked_beside(name: str, value: Any) -> Any:
+    """Labels, or a timeout, as they are sent.
+
+    JSON has neither NaN nor infinity: they would be sent as null, which is to leave the timeout as it is.
+
+    Raises:
+        InvalidParamsError: they exceed a limit.
+    """
+    if name == "labels":
+        return validation.checked_labels(value)
+    most = MAX_DURATION_S if name == "max_duration_s" else MAX_HEARTBEAT_TIMEOUT_S
+    return validation.checked_seconds(value, f"$.params.{name}", most)
 
 
 def check_patch(patch: Mapping[str, Any], path: str) -> None:

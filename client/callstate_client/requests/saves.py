@@ -13,7 +13,7 @@ from callstate_client.model.members import encode_members
 from callstate_client.model.merge import merge_patch
 from callstate_client.model.state import SessionState
 from callstate_client.requests import replies, validation
-from callstate_client.requests.patches import Beside
+from callstate_client.requests.patches import Beside, checked_beside
 from callstate_client.requests.prepared import PreparedRequest
 from callstate_client.requests.redaction import Redaction
 from callstate_client.store import Record
@@ -50,14 +50,15 @@ def document(state: SessionState, redaction: Redaction | None = None) -> Sequenc
 def beside_state(
     labels: Mapping[str, str] | None, heartbeat_timeout_s: float | None, max_duration_s: float | None, op: str
 ) -> dict[str, Any]:
-    """The params of a save other than the state."""
-    beside: dict[str, Any] = {}
-    if labels is not None:
-        beside["labels"] = dict(labels)
-    if heartbeat_timeout_s is not None:
-        beside["heartbeat_timeout_s"] = heartbeat_timeout_s
-    if max_duration_s is not None:
-        beside["max_duration_s"] = max_duration_s
+    """The params of a save other than the state.
+
+    Raises:
+        InvalidParamsError: one of them exceeds a limit.
+    """
+    given = {"labels": labels, "heartbeat_timeout_s": heartbeat_timeout_s, "max_duration_s": max_duration_s}
+    beside: dict[str, Any] = {
+        name: checked_beside(name, value) for name, value in given.items() if value is not None
+    }
     beside["op"] = op
     return beside
 

@@ -8,7 +8,7 @@ change without an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from callstate_client.errors import DocumentError, InvalidParamsError
-from callstate_client.model import documents
+from callstate_client.model import documents, go_json
 from callstate_client.model.go_json import INT64_MAX, INT64_MIN
 from callstate_client.model.members import check_turn_names
 from callstate_client.model.state import SessionState
@@ -27,6 +27,7 @@ from callstate_client.protocol.ids import (
     MAX_LABEL_VALUE_BYTES,
     MAX_LABELS,
     MAX_NAME_BYTES,
+    MAX_TEXT_BYTES,
     SESSION_ID_RULE,
     WORKER_ID_RULE,
     is_session_id,
@@ -79,7 +80,7 @@ def check_free(value: Any, place: str) -> None:
     """Check a value that is passed through: JSON and the daemon must keep it as it is.
 
     msgspec Structs and dataclasses are accepted, since they are read with the same type again. Tuples come back as
-    lists.
+    lists. Raw is checked as what it says: it is written as it is, and a line of the protocol has to stay one.
 
     Args:
         value: the value to send.
@@ -87,8 +88,8 @@ def check_free(value: Any, place: str) -> None:
 
     Raises:
         DocumentError: it is nested too deeply, or has an integer beyond 64 bits, NaN or infinity (they would become
-            null), or something that would come back as something else: bytes, sets, datetimes, decimals, keys that
-            are not strings …
+            null), something that would come back as something else (bytes, sets, datetimes, decimals, keys that are
+            not strings …), or Raw that is not JSON on one line.
     """
     if _is_usual(value, 1):
         return
@@ -110,8 +111,9 @@ def check_free(value: Any, place: str) -> None:
                     todo.append((node.values(), depth + 1))
                 else:
                     todo.append((node, depth + 1))
-            elif is_struct(node):
-                todo.append(((struct_members(node),), depth))
+            elif is_struct(node) or isinstance(node, msgspec.Raw):
+                said, why = _said(node)
+                todo.append((said, depth))
             else:
                 why = _why_not(node)
             if why is not None:
@@ -140,9 +142,31 @@ def _why_not(node: Any) -> str | None:
         return None if math.isfinite(node) else f"is {node}, which JSON can't say"
     if isinstance(node, int):
         return None if INT64_MIN <= node <= INT64_MAX else "is an integer beyond 64 bits"
-    if isinstance(node, str | msgspec.Raw):
+    if isinstance(node, str):
         return None
     return f"is of type {type(node).__name__}, which JSON would change"
+
+
+def _members_of(struct: Any) -> dict[str, Any] | None:
+    """The members of a Struct or dataclass; None if it has a value of a type that can't be written."""
+    try:
+        return struct_members(struct)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
+        return None
+
+
+def _said(node: Any) -> tuple[tuple[Any, ...], str | None]:
+    """What a Struct, a dataclass or Raw says, as one value; or why that can't be written."""
+    if not isinstance(node, msgspec.Raw):
+        members = _members_of(node)
+        return ((), "has a value that JSON can't say") if members is None else ((members,), None)
+    text = bytes(node)
+    try:
+        if b"\n" not in text:
+            return (go_json.decode_any(text),), None
+    except (ValueError, RecursionError):
+        pass
+    return (), "is Raw that is not JSON on one line"
 
 
 def _place_of(wanted: Any, value: Any, place: str) -> str:
@@ -157,7 +181,7 @@ def _place_of(wanted: Any, value: Any, place: str) -> str:
             continue
         seen.add(id(node))
         if is_struct(node):
-            node = struct_members(node)
+            node = _members_of(node)
         if isinstance(node, dict):
             todo += [(inner, f"{where}.{key}") for key, inner in node.items()]
         elif isinstance(node, list | tuple):
@@ -199,34 +223,57 @@ def check_word(text: str | None, path: str, least: int = 0) -> None:
     Raises:
         InvalidParamsError: it has less than `least` bytes or more than MAX_NAME_BYTES.
     """
-    if text is not None and not least <= len(text.encode()) <= MAX_NAME_BYTES:
+    if text is not None and not least <= _size(text, path) <= MAX_NAME_BYTES:
         raise wrong(path, f"{least} to {MAX_NAME_BYTES} bytes")
 
 
-def check_labels(labels: dict[Any, Any]) -> None:
-    """Check the number and lengths of labels.
+def check_text(text: str, path: str) -> None:
+    """Check the length of a text of the head.
+
+    Raises:
+        InvalidParamsError: it has more than MAX_TEXT_BYTES.
+    """
+    if _size(text, path) > MAX_TEXT_BYTES:
+        raise wrong(path, f"at most {MAX_TEXT_BYTES} bytes")
+
+
+def _size(text: str, path: str) -> int:
+    """Of a text in UTF-8, bytes."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise wrong(path, "a text without lone surrogates") from None
+
+
+def checked_labels(labels: Mapping[Any, Any]) -> dict[str, str]:
+    """Labels as they are sent.
 
     Raises:
         InvalidParamsError: they exceed a limit, or are not strings.
     """
-    if len(labels) > MAX_LABELS:
-        raise wrong("$.params.labels", f"at most {MAX_LABELS}")
-    for name, value in labels.items():
+    checked: dict[str, str] = {}
+    for name, value in dict(labels).items():
+        path = f"$.params.labels.{name}"
         if not isinstance(name, str) or not isinstance(value, str):
-            raise wrong(f"$.params.labels.{name}", "str")
-        check_word(name, f"$.params.labels.{name}", least=1)
-        if len(value.encode()) > MAX_LABEL_VALUE_BYTES:
-            raise wrong(f"$.params.labels.{name}", f"at most {MAX_LABEL_VALUE_BYTES} bytes")
+            raise wrong(path, "str")
+        check_word(name, path, least=1)
+        if _size(value, path) > MAX_LABEL_VALUE_BYTES:
+            raise wrong(path, f"at most {MAX_LABEL_VALUE_BYTES} bytes")
+        checked[str.__str__(name)] = str.__str__(value)
+    if len(checked) > MAX_LABELS:
+        raise wrong("$.params.labels", f"at most {MAX_LABELS}")
+    return checked
 
 
-def check_seconds(value: Any, path: str, most: int) -> None:
-    """Check a timeout in seconds.
+def checked_seconds(value: Any, path: str, most: int) -> float:
+    """A timeout in seconds as it is sent.
 
     Raises:
         InvalidParamsError: it is not a number above 0, of `most` at most.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise wrong(path, f"seconds above 0, at most {most}")
+    return float(value) if isinstance(value, float) else int(value)
 
 
 def check_detail(detail: bytes) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from callstate_client import (
@@ -26,6 +27,8 @@ from callstate_client.calls.hold_rules import end_reason
 from support.flaky import FlakyStore, PostingStore
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+LONG = "x" * 65
+WIDE = "ä" * 33
 
 
 class Hangup(Exception):  # noqa: N818 - a worker's own
@@ -189,9 +192,34 @@ async def test_sessions_that_can_not_be_continued(store: FlakyStore) -> None:
 
 def test_contradictory_arguments_are_refused() -> None:
     store = MemoryStore()
-    for wrong in ({"labels": {}}, {"beat": "sometimes"}):
-        with pytest.raises(ValueError):  # noqa: PT011 - whichever of the two
+    for wrong in ({"labels": {}}, {"beat": "sometimes"}, {"watchdog_s": 0}, {"watchdog_s": float("nan")}):
+        with pytest.raises(ValueError):  # noqa: PT011 - whichever of the four
             store.hold("c1", **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["heartbeat_timeout_s", "max_duration_s"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, -1, True, "5", 1e12])
+async def test_timeouts_out_of_bounds_are_refused_before_anything_is_sent(
+    store: FlakyStore, name: str, value: Any
+) -> None:
+    """NaN and infinity would be sent as null: no timeout at all."""
+    state = SessionState("c1", created_at=START)
+    options: dict[str, Any] = {name: value}
+    for call in (state, "c1"):
+        with pytest.raises(InvalidParamsError, match=name):
+            store.hold(call, **options)
+    with pytest.raises(InvalidParamsError, match=name):
+        await store.save(state, **options)
+    assert not store.asked
+
+
+@pytest.mark.parametrize("labels", [{"a": 1}, {LONG: "a"}, {str(n): "" for n in range(17)}, {"a": "\ud800"}])
+async def test_labels_out_of_bounds_are_refused_before_anything_is_sent(store: FlakyStore, labels: Any) -> None:
+    with pytest.raises(InvalidParamsError, match="labels"):
+        store.hold(SessionState("c1"), labels=labels)
+    with pytest.raises(InvalidParamsError, match="labels"):
+        await store.save(SessionState("c1"), labels=labels)
+    assert not store.asked
 
 
 # -- what is refused at once, with the local view left as it was -----------------------------------------------
@@ -210,6 +238,14 @@ async def test_a_bad_mutation_is_refused_at_once(store: FlakyStore) -> None:
             call.add_turn("user", "x", extra={"odd": float("nan")})
         with pytest.raises(DocumentError):
             call.end(detail={"odd": object()})
+        with pytest.raises(DocumentError):
+            call.update(extra={5: "x"})
+        with pytest.raises(DocumentError):
+            call.add_turn("user", "x", extra={"odd": msgspec.Raw(b'{\n"a":1}')})
+        itself: dict[str, Any] = {}
+        itself["odd"] = itself
+        with pytest.raises(DocumentError):
+            call.add_turn("user", "x", extra=itself)
         with pytest.raises(TooLargeError):
             call.add_turn("user", "x" * 2_000_000)
         assert call.state == before
@@ -392,9 +428,6 @@ async def test_a_beat_that_may_mend_itself_is_tried_again(store: FlakyStore) -> 
 
 # -- what can't be sent ---------------------------------------------------------------------------------------
 
-LONG = "x" * 65
-WIDE = "ä" * 33
-
 
 @pytest.mark.parametrize(
     ("change", "path"),
@@ -404,7 +437,11 @@ WIDE = "ä" * 33
         (lambda call: call.update(status=LONG), "$.params.set.status"),
         (lambda call: call.update(provider=WIDE), "$.params.set.provider"),
         (lambda call: call.update(direction=LONG), "$.params.set.direction"),
+        (lambda call: call.update(call_id="x" * 1025), "$.params.set.call_id"),
+        (lambda call: call.update(from_="ä" * 513), "$.params.set.from"),
+        (lambda call: call.update(to="x" * 1025), "$.params.set.to"),
         (lambda call: call.update(labels={"a": 1}), "$.params.labels.a"),
+        (lambda call: call.update(labels={"a": "\ud800"}), "$.params.labels.a"),
         (lambda call: call.update(labels={LONG: "a"}), f"$.params.labels.{LONG}"),
         (lambda call: call.update(labels={"a": "x" * 257}), "$.params.labels.a"),
         (lambda call: call.update(labels={str(n): "" for n in range(17)}), "$.params.labels"),

@@ -12,7 +12,14 @@ import pytest
 
 from callstate_client.errors import DocumentError, InvalidParamsError
 from callstate_client.requests import validation
-from callstate_client.requests.validation import FREE_DEPTH, check_free, check_session_id, struct_members
+from callstate_client.requests.validation import (
+    FREE_DEPTH,
+    check_free,
+    check_session_id,
+    checked_labels,
+    checked_seconds,
+    struct_members,
+)
 
 
 class Color(StrEnum):
@@ -82,11 +89,29 @@ def test_types_that_are_read_again_as_what_they_are(value: Any) -> None:
         ({"b": {7: "x"}}, r"^recovery_data\.a\[1\]\.b has a key that is no string"),
         (float("nan"), r"^recovery_data\.a\[1\] is nan"),
         (2**63, r"^recovery_data\.a\[1\] is an integer beyond"),
+        (Step(object()), r"^recovery_data\.a\[1\] has a value that JSON can't say"),  # type: ignore[arg-type]
+        (msgspec.Raw(b"{bad"), r"^recovery_data\.a\[1\] is Raw that is not JSON on one line"),
+        (msgspec.Raw(b'{\n"a":1}'), r"^recovery_data\.a\[1\] is Raw that is not JSON on one line"),
+        (msgspec.Raw(b""), r"^recovery_data\.a\[1\] is Raw that is not JSON on one line"),
+        (msgspec.Raw(b'"\xff"'), r"^recovery_data\.a\[1\] is Raw that is not JSON on one line"),
+        (msgspec.Raw(b"[9223372036854775808]"), "is an integer beyond"),
+        (msgspec.Raw(b"[" * 60 + b"]" * 60), "nested deeper"),
     ],
 )
 def test_values_that_would_change_in_json_are_refused_by_their_path(value: Any, says: str) -> None:
     with pytest.raises(DocumentError, match=says):
         check_free({"x": 1, "a": ["x", value]}, "recovery_data")
+
+
+def test_raw_is_written_as_it_is() -> None:
+    check_free({"a": msgspec.Raw(b'{"b": [1, null, "x"]}')}, "it")
+
+
+def test_a_struct_that_contains_itself_is_refused() -> None:
+    step = Step()
+    step.node = step  # type: ignore[assignment]
+    with pytest.raises(DocumentError, match=r"^it\.a has a value that JSON can't say"):
+        check_free({"a": step}, "it")
 
 
 def dicts(depth: int, inner: Any = "x") -> Any:
@@ -134,3 +159,17 @@ def test_invalid_session_ids(bad: Any) -> None:
         with pytest.raises(InvalidParamsError):
             check_session_id(bad)
     check_session_id("a")
+
+
+class Number(float):
+    """A number of a type of its own, as numpy's."""
+
+
+def test_labels_and_timeouts_are_sent_as_what_json_has() -> None:
+    labels = checked_labels({Name("app"): Name("sales")})
+    assert {type(text) for text in (*labels, *labels.values())} == {str}
+    assert labels == {"app": "sales"}
+    assert type(checked_seconds(Number(1.5), "$.params.max_duration_s", 10)) is float
+    for labels in ({"\ud800": ""}, {"a": "\udfff"}):
+        with pytest.raises(InvalidParamsError, match=r"without lone surrogates at \$\.params\.labels"):
+            checked_labels(labels)
