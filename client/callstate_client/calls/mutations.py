@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from callstate_client import protocol, requests
+from callstate_client.calls.outbox.backlog import MAX_ENTRY_BYTES
 from callstate_client.calls.outbox.entry import OutboxEntry
 from callstate_client.calls.outbox.local_changes import (
     Change,
@@ -95,11 +96,12 @@ class Mutations:
         if not patch.keys() & {"duration_ms", RESPONSE_MS} and self._outbox.is_rewritable(turn.place):
             amended = patched_turn(turn.turn, patch)
             text = amended.to_json()
-            self._outbox.check_room(max(0, len(text) - turn.place.size))
-            self._outbox.rewrite(turn.place, text)
-            turn.turn.become(amended)
-            self._state.saved_at(now_text())
-            return queued(turn.place)
+            if len(text) <= MAX_ENTRY_BYTES:
+                self._outbox.check_room(max(0, len(text) - turn.place.size))
+                self._outbox.rewrite(turn.place, text)
+                turn.turn.become(amended)
+                self._state.saved_at(now_text())
+                return queued(turn.place)
         self._check_amendable(0, None)
         # with its role: if the history has been replaced by a shorter one, it is a conflict, not another turn
         request = requests.amend_turn(

@@ -61,7 +61,7 @@ class Backlog:
         earlier = self._mergeable(entry)
         if earlier is not None:
             before = earlier.size
-            if earlier.absorb(entry):
+            if earlier.absorb(entry, MAX_ENTRY_BYTES):
                 self._bytes += earlier.size - before
                 return earlier
         self.entries.append(entry)

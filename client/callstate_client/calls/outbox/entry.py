@@ -172,16 +172,24 @@ class OutboxEntry(Acknowledgement):
         self.follows: OutboxEntry | None = None
         """An entry that this one depends on: if it is refused, so is this one."""
 
-    def absorb(self, later: OutboxEntry) -> bool:
-        """Merge a later patch into this one; False if no single patch has the effect of the two."""
+    def absorb(self, later: OutboxEntry, most: int) -> bool:
+        """Merge a later patch into this one; False if no single patch has the effect of the two.
+
+        Args:
+            later: the patch.
+            most: the bytes that one patch may have.
+        """
         mine, theirs = self.change, later.change
         if not isinstance(mine, Patched) or not isinstance(theirs, Patched):
             return False
         both = compose_patches(mine.patch, theirs.patch)
         if both is None or not isinstance(self.params, protocol.AmendTurnParams | protocol.UpdateParams):
             return False
+        encoded = encode_members(both)
+        if len(encoded) > most:
+            return False
         mine.patch = both
-        self.params.set = msgspec.Raw(encode_members(both))
+        self.params.set = msgspec.Raw(encoded)
         self.size = len(protocol.encode_json(self.params))
         return True
 

@@ -21,6 +21,7 @@ from callstate_client import (
     Turn,
     TurnHandle,
 )
+from callstate_client.calls.outbox.backlog import MAX_ENTRY_BYTES
 from callstate_client.calls.outbox.entry import OutboxEntry
 from support.flaky import FlakyStore, PostingStore
 
@@ -69,6 +70,22 @@ async def test_turns_by_others_in_between_do_not_matter(store: FlakyStore) -> No
             "one", "from elsewhere", "0", "amended", "2", "and this",
         ]  # fmt: skip
     await operator.close()
+
+
+A_HALF = "a" * (MAX_ENTRY_BYTES // 2)
+"""Two of these fit into an outbox, and not into one request."""
+
+
+async def test_what_does_not_fit_into_one_request_together_is_sent_in_two(store: FlakyStore) -> None:
+    async with store.hold(SessionState("c1")) as call:
+        waiting = call.add_turn("agent", "x", extra={"one": A_HALF})
+        await waiting.amend(extra={"two": A_HALF})
+        assert store.asked["session.amend_turn"] == 1
+        waiting.amend(extra={"one": A_HALF, "two": None})
+        await waiting.amend(extra={"three": A_HALF})
+        assert store.asked["session.amend_turn"] == 3
+        await same(store, call)
+        assert call.state.history[0].extra == {"one": A_HALF, "three": A_HALF}
 
 
 async def test_a_reply_that_was_lost_does_not_shift_it(store: FlakyStore) -> None:
