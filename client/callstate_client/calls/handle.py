@@ -48,6 +48,7 @@ class Holder(Protocol):
     heartbeats: Heartbeats
     background: BackgroundTasks
     undelivered: set[Outbox]
+    claims: int
 
     def holds(self, session_id: str) -> bool:
         """Whether a handle of the store holds the session."""
@@ -95,6 +96,7 @@ class CallHandle(Uncopied):
             on_version=self._set_version,
             on_lost=self.lose,
             on_empty=self._delivered,
+            is_claiming=lambda: bool(holder.claims),
         )
         self._mutations = Mutations(state, self._outbox, holder.store, self._set_beside)
 

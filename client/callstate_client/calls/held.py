@@ -59,6 +59,8 @@ class HeldCalls:
         self.watch = self._new_watch()
         self.leaving = False
         """Whether this worker accepts no more calls."""
+        self.claims = 0
+        """How many claims are in flight that name no session."""
         self.recoveries: set[EventSource] = set()
         """The subscriptions of `recover(watch=True)`; closed when the worker leaves."""
         _of_process[id(self)] = self
@@ -123,6 +125,15 @@ class HeldCalls:
             for calls in all_calls
             if calls is not None and calls is not self and (calls.store._place, calls.store.worker_id) == mine
         ]
+
+    def renewed(self, record: Record) -> bool:
+        """Note a claim that named no session, and whether it was of one that a handle of this store holds: it had
+        become an orphan, and goes on in its new epoch."""
+        held = self.handles.get(record.state.id)
+        if held is None or not self.holds(record.state.id):
+            return False
+        held.reclaimed(record.epoch)
+        return True
 
     # -- holding and giving up ----------------------------------------------------------------------------
 
@@ -209,3 +220,4 @@ class HeldCalls:
         for outbox in self.undelivered:  # also of calls that were left
             outbox.abandon()
         self.undelivered = set()
+        self.claims = 0

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from operator import attrgetter
+from typing import Protocol
 
 import msgspec
 
@@ -28,6 +29,20 @@ _turn_of = attrgetter("turn")
 
 Answer = protocol.VersionResult | Exception
 """What became of an attempt; an exception that is no CallstateError is a fault of this package."""
+
+
+class Claim(Protocol):
+    """What a fencing token is judged by: the claim that the call is held by."""
+
+    @property
+    def epoch(self) -> int | None:
+        """The session's, as far as this worker knows."""
+        ...
+
+    @property
+    def is_being_renewed(self) -> bool:
+        """Whether the store is claiming calls now: perhaps this one, whose new epoch it then does not know yet."""
+        ...
 
 
 class InFlight:
@@ -127,21 +142,24 @@ class InFlight:
 
     # -- every other ----------------------------------------------------------------------------------------
 
-    def failed(self, error: CallstateError, epoch: int | None) -> bool:
+    def failed(self, error: CallstateError, claim: Claim) -> bool:
         """Note that an attempt has failed; whether another has to be made.
 
         Args:
             error: why.
-            epoch: the session's, now.
+            claim: of the call, now.
         """
         was_posted, self._reply = self._reply is self, None
         if isinstance(error, WireError):  # an answer: neither this attempt nor an earlier one was applied
             self._unknown = False
         elif not isinstance(error, NoDaemonError):
             self._unknown = True
-        if isinstance(error, FencedError) and self._epoch != epoch:
-            return True  # this worker has claimed the session again meanwhile
-        if not error.retryable:
+        if isinstance(error, FencedError):
+            if self._epoch != claim.epoch:
+                return True  # this worker has claimed the session again meanwhile
+            if not (claim.is_being_renewed and error.owner == self._store._claimant):
+                return False
+        elif not error.retryable:
             return False
         if was_posted and isinstance(error, ConnectionLostError):
             return True  # the next attempt waits for another connection
@@ -153,11 +171,11 @@ class InFlight:
         self._pause_s = self._backoff.pause_s()
         return True
 
-    async def deliver(self, epoch: Callable[[], int | None]) -> protocol.VersionResult:
+    async def deliver(self, claim: Claim) -> protocol.VersionResult:
         """Send it until it is answered.
 
         Args:
-            epoch: returns the session's epoch at the time of an attempt.
+            claim: of the call.
 
         Raises:
             CallstateError: it was refused.
@@ -166,11 +184,11 @@ class InFlight:
             pause_s, self._pause_s = self._pause_s, 0.0
             if pause_s:
                 await asyncio.sleep(pause_s)
-            self._epoch = epoch()
+            self._epoch = claim.epoch
             try:
                 return await self._send(self._epoch)
             except CallstateError as error:
-                if not self.failed(error, epoch()):
+                if not self.failed(error, claim):
                     raise
             except asyncio.CancelledError:
                 self._unknown = self._first.action is not None or self.may_be_applied

@@ -53,6 +53,7 @@ class Outbox:
         on_version: called with the version after each request.
         on_lost: called when the session accepts nothing more.
         on_empty: called when nothing is left to deliver.
+        is_claiming: whether the store is claiming calls, without naming one, and does not know which yet.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Outbox:
         on_version: Callable[[int], None],
         on_lost: Callable[[CallstateError], None],
         on_empty: Callable[[], None],
+        is_claiming: Callable[[], bool],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._store = store
@@ -73,6 +75,7 @@ class Outbox:
         self._on_version = on_version
         self._on_lost = on_lost
         self._on_empty = on_empty
+        self._is_claiming = is_claiming
         self.epoch = epoch
         """Sent with each request from now on."""
         self._backlog = Backlog()
@@ -206,6 +209,11 @@ class Outbox:
     def resume(self) -> asyncio.Future[None] | None:
         """See that what is queued is being sent; see `Sender.resume`."""
         return self._sender.resume()
+
+    @property
+    def is_being_renewed(self) -> bool:
+        """See `Claim`."""
+        return self._is_claiming()
 
     @property
     def is_awaited(self) -> bool:

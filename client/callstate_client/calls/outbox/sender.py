@@ -12,18 +12,17 @@ import asyncio
 from typing import Protocol
 
 from callstate_client import protocol
-from callstate_client.calls.outbox.in_flight import Answer, InFlight
+from callstate_client.calls.outbox.in_flight import Answer, Claim, InFlight
 from callstate_client.errors import CallstateError
 from callstate_client.session_api import SessionApi
 
 __all__ = ["Queue", "Sender"]
 
 
-class Queue(Protocol):
+class Queue(Claim, Protocol):
     """The outbox, as its sender sees it."""
 
     session_id: str
-    epoch: int | None
 
     def __len__(self) -> int:
         """How many mutations are queued or in flight."""
@@ -145,7 +144,7 @@ class Sender:
             self.in_flight = None
             self._queue.acknowledged(answer)
         elif not isinstance(answer, CallstateError) or not (
-            request is not None and request.failed(answer, self._queue.epoch)
+            request is not None and request.failed(answer, self._queue)
         ):
             self._failed(answer)
         # what has failed and is to be repeated is still in flight
@@ -179,7 +178,7 @@ class Sender:
             request = self.in_flight = self.in_flight or queue.next_request()
             try:
                 queue.check_promising()
-                result = await request.deliver(lambda: queue.epoch)
+                result = await request.deliver(queue)
             except Exception as error:  # noqa: BLE001 - a bug must not block the rest for ever
                 self._failed(error)
             else:

@@ -175,10 +175,6 @@ class Recovery:
                 return
             if orphans is not None:
                 orphans.add_any()
-            held = self._held.handles.get(record.state.id)
-            if held is not None and self._held.holds(record.state.id):
-                held.reclaimed(record.epoch)
-                continue
             call = await self._held.add(record, epoch=record.epoch)
             if self._store._telemetry is not None:
                 self._store._telemetry.call_recovered()
@@ -188,14 +184,26 @@ class Recovery:
     # -- claiming -------------------------------------------------------------------------------------------
 
     async def _claim_next(self) -> Record | None:
-        """As the store's method, but a call that a cancelled claim gets is released."""
-        claiming = self._held.background.start(self._claim_any(), "callstate-claim")
+        """As the store's method, but never a call that this store holds; and one that a cancelled claim gets is
+        released."""
+        claiming = self._held.background.start(self._claim_new(), "callstate-claim")
         try:
             await asyncio.wait((claiming,))
         except BaseException:
             self._held.background.start(self._unclaim(claiming), "callstate-unclaim")
             raise
         return claiming.result()
+
+    async def _claim_new(self) -> Record | None:
+        """Claim until it is a call that this store does not hold. What one that it does hold has in flight may be
+        fenced by its own claim, so its new epoch is noted before the claim counts as answered."""
+        self._held.claims += 1
+        try:
+            while (record := await self._claim_any()) is not None and self._held.renewed(record):
+                pass
+            return record
+        finally:
+            self._held.claims -= 1
 
     async def _claim_any(self) -> Record | None:
         if not self._retries.has_abandoned:

@@ -51,6 +51,7 @@ class Call:
             on_version=self.versions.append,
             on_lost=self.lost.append,
             on_empty=self._count,
+            is_claiming=lambda: False,
         )
         self._mutations = Mutations(self.state, self.outbox, store, lambda _: None)
 

@@ -23,7 +23,7 @@ from callstate_client import (
 )
 from callstate_client.calls.recovery import retries
 from callstate_client.transport.backoff import Delays
-from support.flaky import FOR_EVER, FlakyStore
+from support.flaky import FOR_EVER, FlakyStore, PostingStore
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SALES, HELP = {"app": "sales"}, {"app": "help"}
@@ -251,6 +251,67 @@ async def test_a_turn_in_flight_is_accepted_in_the_new_epoch(store: FlakyStore) 
         assert (away.asked["session.add_turn"], (await away.get("c1")).turn_count) == (2, 1)
 
 
+class Held(FlakyStore):
+    """Whose replies to claims wait."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.claimed, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def request(self, method: str, params: Any = None, **options: Any) -> bytes:
+        reply = await super().request(method, params, **options)
+        if method == "session.claim_next":
+            self.claimed.set()
+            await self.gate.wait()
+        return reply
+
+
+class HeldAndPosting(Held, PostingStore):
+    """The same, and requests are posted."""
+
+
+@pytest.mark.parametrize("kind", [Held, HeldAndPosting])
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_turn_that_ones_own_claim_has_fenced_waits_for_the_new_epoch(
+    kind: type[Held], cancelled: bool
+) -> None:
+    """The reply to the claim is on its way, or its task has not run yet."""
+    async with kind(Clock(START), worker_id="w1") as store:
+        async with store.hold(SessionState("c1", status="active", created_at=START), beat="manual") as call:
+            await store.release("c1", 0)
+            recovering = soon(store.recover())
+            await store.claimed.wait()
+            waiting = call.add_turn("user", "said meanwhile")
+            await store.when_asked("session.add_turn", 1)
+            if cancelled:
+                recovering.cancel()
+            store.gate.set()
+            await waiting
+            with pytest.raises(asyncio.CancelledError if cancelled else StopAsyncIteration):
+                await recovering
+            assert (call.epoch, call.lost) == (1, None)
+        record = await store.get("c1")
+        assert (record.ended_reason, record.turn_count) == ("completed", 1)
+
+
+@pytest.mark.parametrize("kind", [Held, HeldAndPosting])
+async def test_anothers_claim_is_no_claim_of_ones_own(kind: type[Held]) -> None:
+    async with kind(Clock(START), worker_id="w1") as store:
+        other = store.worker("w2")
+        await save(other, "c2")
+        await other.release("c2", 0)
+        hold = store.hold(SessionState("c1", status="active", created_at=START), beat="manual")
+        call = await hold.__aenter__()
+        recovering = soon(store.recover())
+        await store.claimed.wait()
+        await other.claim("c1", steal=True)
+        with pytest.raises(FencedError):
+            await call.add_turn("user", "too late")
+        store.gate.set()
+        await (await recovering).release()
+        await hold.__aexit__(ValueError, ValueError(), None)
+
+
 async def test_a_lost_call_that_becomes_claimable_is_recovered_again(store: FlakyStore, gone: MemoryStore) -> None:
     hold = store.hold(SessionState("c1", status="active", created_at=START), beat="manual")
     lost = await hold.__aenter__()
@@ -448,21 +509,6 @@ async def test_many_recoverers_of_many_calls_ask_little_more_than_once_a_call(
 
 
 # -- cancelled, forgotten -----------------------------------------------------------------------------------------
-
-
-class Held(FlakyStore):
-    """Whose replies to claims wait."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.claimed, self.gate = asyncio.Event(), asyncio.Event()
-
-    async def request(self, method: str, params: Any = None, **options: Any) -> bytes:
-        reply = await super().request(method, params, **options)
-        if method == "session.claim_next":
-            self.claimed.set()
-            await self.gate.wait()
-        return reply
 
 
 async def test_a_call_claimed_for_a_cancelled_iteration_is_released() -> None:
