@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,53 @@ def test_each_call_is_handled_in_a_thread_of_its_own(store: sync.Store, gone: sy
     store.recover(go_on, end_on=HangupError)
     ended = {record.state.id: (record.ended_reason, record.turn_count) for record in store.sessions(status="ended")}
     assert ended == {"c1": ("completed", 2), "c2": ("caller_hangup", 2), "c3": ("completed", 2)}
+
+
+def test_a_turn_that_ones_own_claim_has_fenced_waits_for_the_new_epoch(
+    store: sync.Store, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call has become an orphan, and this store's claim of it, under way, has raised its epoch."""
+    api = store._held_calls.api
+    request = api.request
+    claimed, fenced = threading.Event(), threading.Event()
+
+    def watched(method: str, *args: Any, **options: Any) -> bytes:
+        reply = request(method, *args, **options)
+        if method == "session.claim_next":
+            claimed.set()
+            assert fenced.wait(WITHIN_S)
+        elif method == "session.add_turn":
+            fenced.set()
+        return reply
+
+    monkeypatch.setattr(api, "request", watched)
+    with store.hold(SessionState("c1")) as call:
+        store.release("c1", call.epoch)
+        recovering = threads.submit(lambda: list(store.recover()))
+        assert claimed.wait(WITHIN_S)
+        call.add_turn("user", "said meanwhile")
+        assert recovering.result(WITHIN_S) == []
+        assert (call.epoch, call.lost) == (1, None)
+    record = store.get("c1")
+    assert (record.ended_reason, record.turn_count) == ("completed", 1)
+
+
+def test_a_turn_in_flight_is_accepted_in_the_new_epoch(store: sync.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = store._held_calls.api
+    request = api.request
+
+    def late(method: str, *args: Any, **options: Any) -> bytes:
+        if method == "session.add_turn" and call.epoch == 0:
+            store.release("c1", 0)
+            assert list(store.recover()) == []
+        return request(method, *args, **options)
+
+    with store.hold(SessionState("c1")) as call:
+        monkeypatch.setattr(api, "request", late)
+        call.add_turn("user", "said before")
+        assert (call.epoch, call.lost) == (1, None)
+        assert call.state.metrics.turn_count == 1
+    assert store.get("c1").turn_count == 1
 
 
 def test_no_more_is_claimed_than_can_be_handled(store: sync.Store, gone: sync.Store) -> None:

@@ -65,6 +65,7 @@ class HeldCall(Uncopied):
         heartbeats: sends heartbeats for the call from now on; None: the caller does, by `beat()`.
         end_on: exceptions that end the call when they leave its block.
         on_release: called once, when the call is no longer held.
+        settle_claims: returns once the claims of the store that are in flight are noted.
         redaction: applied to turns before they are sent.
     """
 
@@ -77,6 +78,8 @@ class HeldCall(Uncopied):
         heartbeats: HeartbeatThread | None,
         end_on: EndOn,
         on_release: Callable[[HeldCall], None],
+        settle_claims: Callable[[], None],
+        *,
         redaction: Redaction | None = None,
     ) -> None:
         self._api = api
@@ -88,6 +91,7 @@ class HeldCall(Uncopied):
         self.handovers = record.handovers
         """How often in a row the call was claimed and then held for less than a minute, by any worker."""
         self._on_release = on_release
+        self._settle_claims = settle_claims
         self._redaction = redaction
         self._lost: CallstateError | None = None
         self._leaving = False
@@ -150,11 +154,21 @@ class HeldCall(Uncopied):
             raise StoreClosedError(f"{self.id} is not held any more")
         if os.getpid() != self._pid and self.lost is not None:
             raise self.lost
-        try:
-            return send()
-        except (FencedError, SessionEndedError, SessionNotFoundError) as error:
-            self._lose(error)
-            raise
+        while True:
+            epoch = self.epoch
+            try:
+                return send()
+            except (FencedError, SessionEndedError, SessionNotFoundError) as error:
+                if not self._is_claimed_anew(epoch, error):
+                    self._lose(error)
+                    raise
+
+    def _is_claimed_anew(self, epoch: int, error: CallstateError) -> bool:
+        """Whether what was sent in this epoch was refused because this store has claimed the call again."""
+        if not isinstance(error, FencedError) or error.owner != self._api.worker_id:
+            return False
+        self._settle_claims()
+        return self.epoch != epoch
 
     def _mutate(self, send: Callable[[], int], change: Change) -> int:
         """Send a mutation and make the same change to the local state once it is acknowledged."""

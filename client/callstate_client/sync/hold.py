@@ -6,7 +6,7 @@ calls. One thread sends the heartbeats of all calls of a store; it starts with t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock, Thread
 from types import TracebackType
@@ -40,6 +40,8 @@ class _Holding:
 
     def __init__(self) -> None:
         self.lock = Lock()
+        self.claiming = Lock()
+        """Held while a claim that names no session is in flight, until its outcome is noted."""
         self.calls: dict[str, HeldCall] = {}
         self.entering: set[str] = set()
         self.heartbeats: HeartbeatThread | None = None
@@ -105,16 +107,33 @@ class HeldCalls:
             beat, end_on: see `Store.hold`.
         """
         heartbeats = self._heartbeats() if beat == "auto" else None
-        call = HeldCall(self.api, record, heartbeats, end_on, self._discard, self.redaction)
+        call = HeldCall(
+            self.api, record, heartbeats, end_on, self._discard, self._settle_claims, redaction=self.redaction
+        )
         if self.api._telemetry is not None:
             self.api._telemetry.call_held()
         self._holding.get().calls[call.id] = call
         self._epochs.get()[call.id] = call.epoch
         return call
 
-    def reclaimed(self, record: Record) -> bool:
-        """Note a new claim of a session that a block of this store still holds: it had become an orphan. False if
-        none does."""
+    def claim_new(self, claim: Callable[[], Record | None]) -> Record | None:
+        """Claim until it is a call that no block of this store holds. One that a block does hold had become an
+        orphan, and goes on in its new epoch.
+
+        Args:
+            claim: claims any call; returns None if there is none.
+        """
+        with self._holding.get().claiming:
+            while (record := claim()) is not None and self._reclaimed(record):
+                pass
+            return record
+
+    def _settle_claims(self) -> None:
+        """Return once the claims that are in flight now are noted."""
+        with self._holding.get().claiming:
+            return
+
+    def _reclaimed(self, record: Record) -> bool:
         held = self._holding.get().calls.get(record.state.id)
         if held is None or not held.reclaimed(record.epoch):
             return False

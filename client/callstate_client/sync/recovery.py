@@ -131,7 +131,7 @@ class Recovery:
         try:
             while not self._is_over:
                 try:
-                    record = self._claim_any()
+                    record = self._held.claim_new(self._claim_any)
                 except StoreClosedError:
                     return
                 except CallstateError as error:
@@ -154,9 +154,7 @@ class Recovery:
                     self._retries.take().release()
 
     def _hold(self, record: Record) -> HeldCall | None:
-        """Hold a call that was claimed; None if that is not new to this store, or the call is held back."""
-        if self._held.reclaimed(record):
-            return None
+        """Hold a call that was claimed; None if it is held back."""
         call = self._held.hold(record, "auto", ())
         if self._api._telemetry is not None:
             self._api._telemetry.call_recovered()
