@@ -113,14 +113,17 @@ class GcPauses:
 
     def __call__(self, phase: str, _: Mapping[str, int]) -> None:
         """gc.callbacks: a collection starts or stops. Both calls come from the thread that caused it."""
-        if phase == "start":
-            self._began, self._cpu_s = monotonic(), thread_time()
-            return
-        took_s = monotonic() - self._began
-        self.pauses.observe(took_s)
-        self.longest_s = max(self.longest_s, took_s)
-        if took_s > NOTICED_S:
-            self._turns.add(COLLECTING, took_s, thread_time() - self._cpu_s)
+        try:
+            if phase == "start":
+                self._began, self._cpu_s = monotonic(), thread_time()
+                return
+            took_s = monotonic() - self._began
+            self.pauses.observe(took_s)
+            self.longest_s = max(self.longest_s, took_s)
+            if took_s > NOTICED_S:
+                self._turns.add(COLLECTING, took_s, thread_time() - self._cpu_s)
+        except RecursionError:
+            pass  # collected while a line was decoded that is nested almost too deep: there are no calls left here
 
     def to_dict(self) -> Mapping[str, float]:
         """As `server.stats` returns it."""

@@ -6,7 +6,10 @@ import asyncio
 import gc
 import itertools
 import logging
+import sys
+import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -146,6 +149,30 @@ def test_names_are_bounded() -> None:
         turns.note(f"task-{number}", 0.01)
     assert len(turns.to_dict()) == MAX_NAMES + 1
     assert counted(turns)[OTHERS] == (9 * MAX_NAMES, 10.0)
+
+
+def test_a_collection_at_any_depth_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deeply nested line is decoded by calls of its own, and may cause a collection at any of them."""
+    pauses = GcPauses(LongTurns())
+    failed: list[sys.UnraisableHookArgs] = []
+
+    def deeper(levels: int) -> None:
+        if levels:
+            deeper(levels - 1)
+        else:
+            gc.collect(0)
+
+    monkeypatch.setattr(sys, "unraisablehook", failed.append)
+    gc.callbacks.append(pauses)
+    try:
+        for levels in range(sys.getrecursionlimit()):
+            with suppress(RecursionError):
+                deeper(levels)
+    finally:
+        gc.callbacks.remove(pauses)
+    assert pauses.to_dict()["count"] > 0
+    reached = {frame.name for each in failed for frame in traceback.extract_tb(each.exc_traceback)}
+    assert "__call__" not in reached, "where not even that call is possible, Python says so"
 
 
 @pytest.fixture
