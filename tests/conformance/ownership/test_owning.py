@@ -87,7 +87,7 @@ async def test_an_operators_changes_are_life_only_with_the_epoch(
     await target.pass_time(target.timeout_s / 2)
     await interrupted(operator, "with", epoch=0)
     await interrupted(operator, "without")
-    await target.pass_time(target.timeout_s * 0.75)
+    await target.pass_time(target.timeout_s * 0.6)
     suspect = await event(events)
     assert (suspect.type, suspect.session_id) == ("suspect", "without")
     await interrupted(operator, "without")

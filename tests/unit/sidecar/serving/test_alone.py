@@ -21,7 +21,7 @@ from support.core import TIME, Core, FakeClient, open_journal
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
-MOST_CALLS = {"session.heartbeat": 29, "session.add_turn": 71, "session.save": 108, "session.update": 123}
+MOST_CALLS = {"session.heartbeat": 27, "session.add_turn": 69, "session.save": 105, "session.update": 120}
 """A few more than each takes."""
 
 SAID = {"role": "user", "content": "hello", "timestamp": TIME, "duration_ms": 900}
@@ -68,22 +68,25 @@ async def test_it_takes_few_calls(tmp_path: Path, method: str, params: dict[str,
     core = Core(journal=journal)
     await core.save("a", session={"recovery_data": {"node": "start"}})
     peer = await sole(core)
-    line = peer.request(method, params)[1]
-    calls: list[str] = []
+    ours: list[list[str]] = []
+    for number in range(3):  # more than one: if the machine pauses, that is noted by calls of its own
+        line = peer.request(method, params | {"op": f"op-{number}"} if "op" in params else params)[1]
+        calls: list[str] = []
 
-    def note(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
-            calls.append(frame.f_code.co_qualname)
+        def note(frame: FrameType, event: str, _: Any, calls: list[str] = calls) -> None:
+            if event == "call":
+                calls.append(frame.f_code.co_qualname)
 
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        peer.connection.data_received(line)
-    finally:
-        sys.setprofile(before)
-    ours = calls[: calls.index("FakeClient.write")]
-    assert len(ours) <= MOST_CALLS[method], " ".join(ours)
-    assert "result" in peer.replies[peer.ids]
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            peer.connection.data_received(line)
+        finally:
+            sys.setprofile(before)
+        ours.append(calls[: calls.index("FakeClient.write")])
+        assert "result" in peer.replies[peer.ids]
+    fewest = min(ours, key=len)
+    assert len(fewest) <= MOST_CALLS[method], " ".join(fewest)
     journal.close()
 
 
