@@ -330,7 +330,11 @@ async def test_a_server_that_is_too_old(
 
     async def older(*words: Any) -> list[Any]:
         replies = await each_primary(*words)
-        return [reply | {"redis_version": version} for reply in replies] if words == ("INFO",) else replies
+        if words != ("INFO",):
+            return replies
+        return [
+            re.sub(rb"(?m)^redis_version:[^\r]*", b"redis_version:" + version.encode(), each) for each in replies
+        ]
 
     monkeypatch.setattr(backend._reading, "each_primary", older)
     findings = [each async for each in backend.inspect(lambda: time.time_ns() // 1000, repair=False)]

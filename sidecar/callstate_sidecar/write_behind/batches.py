@@ -8,6 +8,7 @@ from typing import Final
 from callstate_client.engine.flush_batch import FlushBatch
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import (
+    StoreBrokenError,
     StoreDownError,
     StoreError,
     StorePartDownError,
@@ -150,10 +151,13 @@ class Batches:
 
     async def _not_answered(self, batch: list[tuple[Write, float]], error: StoreError) -> int | None:
         """A batch failed: find out whether because of the store or of a session. Returns as `write`."""
-        guilty = False
+        is_up, is_first = False, self._is_first_break(error)
+        # an idle connection may have ended unnoticed; any other failure counts as the store's if it is the first
+        is_asked = isinstance(error, StoreBrokenError if is_first else StoreDownError)
         try:
-            guilty = await self._is_batch_guilty(error)
+            is_up = is_asked and await self._answers()
         finally:
+            guilty = is_up and not is_first
             session_ids = [write.session_id for write, _ in batch]
             known = self._culprits.union(session_ids)
             suspected = len(batch) == 1 and self._is_suspected(session_ids[0])
@@ -162,9 +166,11 @@ class Batches:
                 batch.sort(key=lambda sent: sent[0].size)  # the larger, the more suspicious
             if not is_culprit:
                 self._put_back(batch)
-        if not guilty:
+        if not is_up:
             self._store.failed(error)
             return None
+        if is_first:
+            return 0
         if is_culprit:
             self._culprits = known
             self._outcomes.unanswered(batch[0][0], error)
@@ -183,14 +189,15 @@ class Batches:
         """Whether it was not answered before. Once may be a stall of the store that was over by the ping."""
         return session_id in self._limit.suspects or session_id in self._queue.table.quarantined
 
-    async def _is_batch_guilty(self, error: StoreError) -> bool:
-        """Whether the store answers although it did not answer a batch. A broken connection may be chance once."""
-        if not isinstance(error, StoreDownError):
+    def _is_first_break(self, error: StoreError) -> bool:
+        """Whether a connection broke, which may be chance once."""
+        if not isinstance(error, StoreDownError) or isinstance(error, StoreTimeoutError):
             return False
-        if not isinstance(error, StoreTimeoutError):
-            self._breaks += 1
-            if self._breaks == 1 and not self._limit.is_searching:
-                return False
+        self._breaks += 1
+        return self._breaks == 1 and not self._limit.is_searching
+
+    async def _answers(self) -> bool:
+        """Whether the store answers, although it did not answer a batch."""
         try:
             await self._backend.ping()
         except StoreError:

@@ -24,6 +24,10 @@ class StoreDownError(StoreError):
     """The store can't be reached, or the connection broke: pending writes may or may not have been applied."""
 
 
+class StoreBrokenError(StoreDownError):
+    """A connection that was in use has ended. The store may be up: an idle connection may have ended unnoticed."""
+
+
 class StoreTimeoutError(StoreDownError):
     """The store did not answer in time: it is down, or what it was asked took it too long."""
 

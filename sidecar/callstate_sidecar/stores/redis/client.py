@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from callstate_client.engine.sessions.stored import StoreDownError, StoreRefusingError
 from callstate_sidecar.config.redis_url import parse_redis_url
@@ -19,6 +19,7 @@ from callstate_sidecar.stores.redis.cluster import Cluster
 from callstate_sidecar.stores.redis.connections import Connector
 from callstate_sidecar.stores.redis.errors import NodeAwayError, describe, translate
 from callstate_sidecar.stores.redis.node_watch import NodeWatch
+from callstate_sidecar.stores.redis.replies import BrokenError
 from callstate_sidecar.stores.redis.scripts import Script
 from callstate_sidecar.stores.redis.sentinel import Sentinels, SentinelServer
 from callstate_sidecar.stores.redis.servers import Command, OneServer, Servers, Words, next_cursor
@@ -78,7 +79,7 @@ class ScriptClient:
     Args:
         servers: from `connect`, or around the caller's own client.
         owned: close the connections with this object.
-        limit_s: timeout of a whole `run` or `command`, seconds; None leaves it to those of the connections.
+        limit_s: timeout of each attempt of a `run` or `command`, seconds; None leaves it to the connections'.
         confirms: the servers have to be able to say what is in their append-only files (WAITAOF).
 
     Before the first use it sees that the servers are what the URL says, and raises StoreUnsuitableError if not.
@@ -113,15 +114,16 @@ class ScriptClient:
             StoreRefusingError: the answer is an error.
         """
         known = Command(keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args))
+        again = script.repeatable
         try:
-            return await self._use(self._servers.execute, known, self._limit_s)
+            return await self._use(self._servers.execute, known, self._limit_s, again=again)
         except NoScriptError:  # restarted, or a new server; EVAL also caches the script
             whole = Command(keys[0], ("EVAL", script.text, len(keys), *keys, *args))
-            return await self._use(self._servers.execute, whole, self._limit_s)
+            return await self._use(self._servers.execute, whole, self._limit_s, again=again)
 
     async def command(self, name: str, key: bytes, *args: Any) -> Any:
-        """Run one command on a key; returns its reply. Raises as `run`."""
-        return await self._use(self._servers.execute, Command(key, (name, key, *args)), self._limit_s)
+        """Run one command on a key, twice if need be (see `_use`); returns its reply. Raises as `run`."""
+        return await self._use(self._servers.execute, Command(key, (name, key, *args)), self._limit_s, again=True)
 
     async def members(self, key: bytes, cursor: str, count: int) -> tuple[list[Any], str]:
         """One SSCAN step over a set: about `count` members, and the next cursor, empty after the last. Raises as
@@ -152,29 +154,43 @@ class ScriptClient:
         await self._limited(self._servers.ping)
 
     async def _limited(self, use: Callable[[*ArgsT], Awaitable[ResultT]], *args: *ArgsT) -> ResultT:
-        """As `_use`, within the limit."""
+        """As `_use`, within the limit, for what may be sent twice."""
         if self._limit_s is None:
-            return await self._use(use, *args)
+            return await self._use(use, *args, again=True)
 
         async def in_time() -> ResultT:
             async with asyncio.timeout(self._limit_s):
                 return await use(*args)
 
-        return await self._use(in_time)
+        return await self._use(in_time, again=True)
 
-    async def _use(self, use: Callable[[*ArgsT], Awaitable[ResultT]], *args: *ArgsT) -> ResultT:
-        """Use the servers; translates errors but NoScriptError."""
+    async def _use(
+        self, use: Callable[[*ArgsT], Awaitable[ResultT]], *args: *ArgsT, again: bool = False
+    ) -> ResultT:
+        """Use the servers; translates errors but NoScriptError.
+
+        Args:
+            use: what to do.
+            args: its own.
+            again: it may be done twice, and is if its connection breaks: one that was idle may have ended
+                unnoticed, by a restart of the server or by what is in between, and that is no failure of the store.
+        """
         if self._closed:
             raise StoreDownError("the store is closed")
         try:
             if not self._verified:
                 await self._verify()
+            try:
+                return await use(*args)
+            except BrokenError:
+                if not again or self._closed:
+                    raise
+            await self._servers.disconnect(in_use=False)  # others may have ended as well
             return await use(*args)
         except NoScriptError as error:
             error.__traceback__ = None  # as below
             raise
         except Exception as error:
-            await self._drop_broken(error)
             error.__traceback__ = None  # frames of redis-py refer to the error, which would be a cycle
             raise translate(error) from error
 
@@ -199,17 +215,18 @@ class ScriptClient:
         replies = await self._pipeline(calls, behind)
         unknown = [i for i, reply in enumerate(replies[: len(calls)]) if isinstance(reply, NoScriptError)]
         if unknown:
-            again = [calls[i] for i in unknown]
-            for text in {call.script.text for call in again}:
-                await self.each_primary("SCRIPT LOAD", text)
-            second = await self._pipeline(again, behind)
+            left = [calls[i] for i in unknown]
+            for text in {call.script.text for call in left}:
+                await self.each_primary("SCRIPT", "LOAD", text)
+            second = await self._pipeline(left, behind)
             for i, reply in zip(unknown, second, strict=False):
                 replies[i] = reply
-            replies += second[len(again) :]
+            replies += second[len(left) :]
         return replies
 
     async def commands(self, *commands: Words) -> list[Any]:
-        """Run commands, the first argument of each being its key, in one round trip to each server concerned.
+        """Run commands, the first argument of each being its key, in one round trip to each server concerned; twice
+        if need be (see `_use`).
 
         Raises:
             StoreDownError: a connection failed; some of them may have been executed.
@@ -225,7 +242,8 @@ class ScriptClient:
         """As `commands`, with NodeAwayError as the reply to those whose server is away."""
         if not commands:
             return []
-        replies = await self._send([Command(words[1], words) for words in commands], ())
+        each = [Command(words[1], words) for words in commands]
+        replies = await self._use(self._servers.pipeline, each, (), again=True)
         for reply in replies:
             if isinstance(reply, ResponseError):
                 raise StoreRefusingError(describe(reply))
@@ -235,10 +253,8 @@ class ScriptClient:
         commands = [
             Command(keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args)) for script, keys, args in calls
         ]
-        return await self._send(commands, behind)
-
-    async def _send(self, commands: Sequence[Command], behind: Sequence[Words]) -> list[Any]:
-        return await self._use(self._servers.pipeline, commands, behind)
+        again = all(call.script.repeatable for call in calls)
+        return await self._use(self._servers.pipeline, commands, behind, again=again)
 
     async def _verify(self) -> None:
         """See that the servers are what the URL says, before they are first used: once for all that wait for it."""
@@ -264,9 +280,3 @@ class ScriptClient:
             await asyncio.wait([self._verifying])
         if self._owned:
             await self._servers.disconnect(in_use=True)
-
-    async def _drop_broken(self, error: Exception) -> None:
-        """Drop connections that failed with an error unknown to redis-py, such as uvloop's RuntimeError for a
-        closed transport: the pool would hand them out again and again."""
-        if self._owned and not isinstance(error, RedisError | OSError):
-            await self._servers.disconnect(in_use=False)

@@ -246,7 +246,7 @@ class Cluster:
         away = self._watch.error(node)
         if away is None:
             try:
-                (reply,) = await OneServer(self._client(node)).each_primary(*words)
+                reply = await OneServer(self._client(node)).execute(Command(b"", words))
             except ResponseError:
                 self._map = None
                 raise

@@ -16,11 +16,11 @@ import hiredis
 from redis.asyncio import Connection, Redis, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError, ResponseError  # noqa: A004
 
 from callstate_sidecar.config.redis_url import RedisUrl
 from callstate_sidecar.stores.redis.pool import Pool
-from callstate_sidecar.stores.redis.replies import Answering
+from callstate_sidecar.stores.redis.replies import Answering, BrokenError
 
 BIG_BYTES: Final = 256 * 1024
 """Arguments above this size are sent without being copied: hiredis takes a millisecond for each megabyte."""
@@ -167,11 +167,10 @@ class _Sending:
             return
         try:
             writer.writelines(command)
-        except BaseException:  # a transport that is closed
-            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
-            raise
-        if writer.transport.get_write_buffer_size() > BUFFERED_BYTES:
-            await send([], check_health=False)
+            if writer.transport.get_write_buffer_size() > BUFFERED_BYTES:
+                await send([], check_health=False)
+        except (ConnectionError, OSError, RuntimeError) as error:  # uvloop's, if it is closed already
+            raise BrokenError(str(error)) from error
 
 
 class _Dropping:

@@ -21,6 +21,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from callstate_client.engine.sessions.stored import (
+    StoreBrokenError,
     StoreDownError,
     StoreError,
     StorePartDownError,
@@ -28,6 +29,7 @@ from callstate_client.engine.sessions.stored import (
     StoreTimeoutError,
     StoreUnsuitableError,
 )
+from callstate_sidecar.stores.redis.replies import BrokenError
 
 
 class NodeAwayError(Exception):
@@ -117,4 +119,5 @@ def translate(error: Exception) -> StoreError:
         return StoreRefusingError(describe(error))
     if isinstance(error, RedisTimeoutError | TimeoutError):
         return StoreTimeoutError(describe(error))
-    return StoreDownError(describe(error))
+    down = StoreBrokenError if isinstance(error, BrokenError) else StoreDownError
+    return down(describe(error))

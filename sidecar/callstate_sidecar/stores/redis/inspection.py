@@ -7,7 +7,7 @@ without a document leave the active set, and shared keys without a TTL get one.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -65,7 +65,7 @@ class Inspection:
             yield Finding("permission", f"the user may not run {', '.join(denied)}", _RIGHTS)
         if "INFO" not in denied:
             for info in await self._client.each_primary("INFO"):
-                for finding in _settings(info):
+                for finding in _settings(_fields(info)):
                     yield finding
         if "TIME" not in denied:
             for finding in await self._clock(wall_us):
@@ -208,21 +208,27 @@ _ALONE: Final[tuple[tuple[Any, ...], ...]] = (
 _WITHOUT_KEY: Final[tuple[tuple[Any, ...], ...]] = (("SCRIPT LOAD", PROBE.text), ("INFO",), ("TIME",))
 
 
-def _settings(info: dict[str, Any]) -> list[Finding]:
+def _fields(info: bytes) -> dict[str, str]:
+    """The fields of a reply of INFO."""
+    lines = info.decode("utf-8", "replace").splitlines()
+    return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
+
+
+def _settings(info: Mapping[str, str]) -> list[Finding]:
     """What INFO says of the server's version, persistence and eviction."""
     findings: list[Finding] = []
-    version = str(info.get("redis_version", ""))
+    version = info.get("redis_version", "")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST_VERSION:
         findings.append(Finding("version", f"the server is version {version}", "update it to 6.2 or newer"))
-    if not info.get("aof_enabled", 1):
+    if info.get("aof_enabled") == "0":
         findings.append(
             Finding(
                 "not_persistent", "appendonly is no: a restart loses calls that are no longer in memory",
                 "set appendonly yes",
             )
         )  # fmt: skip
-    policy, evicted = str(info.get("maxmemory_policy", "noeviction")), int(info.get("evicted_keys", 0))
+    policy, evicted = info.get("maxmemory_policy", "noeviction"), info.get("evicted_keys", "0")
     if policy != "noeviction":
         detail = f"maxmemory-policy is {policy}; {evicted} keys evicted so far"
         findings.append(Finding("eviction", detail, "set maxmemory-policy noeviction"))

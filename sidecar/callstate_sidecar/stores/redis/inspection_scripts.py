@@ -6,7 +6,8 @@ from typing import Final
 
 from callstate_sidecar.stores.redis.scripts import IS_KEPT, Script
 
-EXAMINE: Final = Script("""
+EXAMINE: Final = Script(
+    """
 local active = ARGV[1] == '1' and KEYS[1]
 local at, flawed = active and 1 or 0, {}
 local kind = active and redis.call('TYPE', active).ok
@@ -29,7 +30,9 @@ for i = 2, #ARGV, 2 do
   end
 end
 return flawed
-""")
+""",
+    repeatable=True,
+)
 """KEYS: the active set on a single server, then document and meta of each session. ARGV: whether the active set is
 given, then each session's id and whether it is live. Returns alternating indexes and flaws (`Flaw`)."""
 
@@ -42,12 +45,14 @@ for i = 2, #ARGV do
   if redis.call('EXISTS', document) == 0 and not is_kept(document) then absent[#absent + 1] = ARGV[i] end
 end
 return absent
-"""
+""",
+    repeatable=True,
 )
 """KEYS: active set. ARGV: prefix, ids. Returns those without a document, unless their daemon is about to write
 them again. Not for a cluster."""
 
-PROBE: Final = Script("""
+PROBE: Final = Script(
+    """
 local denied = {}
 local function try(key, command, ...)
   local reply = redis.pcall(command, key, ...)
@@ -76,6 +81,8 @@ for _, command in ipairs({'TIME', 'INFO'}) do
   if type(reply) == 'table' and reply.err then denied[#denied + 1] = command end
 end
 return denied
-""")
+""",
+    repeatable=True,
+)
 """KEYS: keys that hold nothing. Tries each command of the scripts on each of them, whose types need not fit, as
 rights are checked first. Returns the commands that the user may not run."""

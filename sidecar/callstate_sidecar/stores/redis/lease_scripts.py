@@ -64,7 +64,8 @@ those who read it before that."""
 POSSESSION: Final = Script(
     """
 return redis.call('HMGET', KEYS[1], 'host', 'epoch', 'state', 'deleted', 'version')
-"""
+""",
+    repeatable=True,
 )
 """KEYS: meta."""
 
@@ -76,7 +77,8 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now_ms - A
 redis.call('ZADD', KEYS[1], string.format('%.0f', now_ms), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
-"""
+""",
+    repeatable=True,
 )
 """KEYS: the dead hosts. ARGV: one of them, how long to remember it, ms."""
 
@@ -86,6 +88,7 @@ local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
-"""
+""",
+    repeatable=True,
 )
 """KEYS: the duty's. ARGV: instance, ms. Returns 1 where this instance has it for so long from now on."""

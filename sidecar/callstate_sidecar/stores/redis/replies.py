@@ -15,6 +15,10 @@ from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004
 
 
+class BrokenError(ConnectionError):
+    """The connection has ended while a command was under way, which may have been executed or not."""
+
+
 class Answering:
     """A connection mixin. Errors are redis-py's; after one that is raised the connection has to be dropped."""
 
@@ -61,15 +65,15 @@ class Answering:
         stream, parser = self._reader, self._parser
         replies = parser._reader
         if stream is None:
-            raise ConnectionError("Connection closed by us.")
+            raise BrokenError("Connection closed by us.")
         reply = NOT_ENOUGH_DATA
         while reply is NOT_ENOUGH_DATA:
             try:
                 data = await stream.read(parser._read_size)
             except OSError as error:
-                raise ConnectionError(f"Error while reading from {self._host_error()} : {error.args}") from error
+                raise BrokenError(f"Error while reading from {self._host_error()} : {error.args}") from error
             if not data:
-                raise ConnectionError("Connection closed by server.")
+                raise BrokenError("Connection closed by server.")
             replies.feed(data)
             reply = replies.gets()
         return _checked(reply)

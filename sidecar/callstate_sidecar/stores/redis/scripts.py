@@ -17,12 +17,18 @@ from typing import Final
 
 
 class Script:
-    """A script and the SHA-1 that Redis knows it by."""
+    """A script and the SHA-1 that Redis knows it by.
 
-    __slots__ = ("sha", "text")
+    Args:
+        text: in Lua.
+        repeatable: run twice in a row, it leaves the same behind as run once, and the second reply does for both.
+    """
 
-    def __init__(self, text: str) -> None:
+    __slots__ = ("repeatable", "sha", "text")
+
+    def __init__(self, text: str, *, repeatable: bool = False) -> None:
         self.text = text
+        self.repeatable = repeatable
         # the identifier for EVALSHA; not used for security
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
@@ -112,7 +118,8 @@ if meta_kind == 'hash' then meta = redis.call('HGETALL', KEYS[2]) end
 local beat = KEYS[4] and redis.call('ZSCORE', KEYS[4], ARGV[1]) or false
 local foreign = kind ~= 'string' and kind ~= 'none' or meta_kind ~= 'hash' and meta_kind ~= 'none'
 return {document, meta, beat, foreign and 1 or 0, unread}
-"""
+""",
+    repeatable=True,
 )
 """ARGV: id, most bytes (left out: any number). Returns document or nil, meta as a flat list, last beat or nil,
 whether one of the keys holds another type, so that nothing can be written in its place, and the length of a

@@ -64,7 +64,7 @@ class Servers(Protocol):
         ...
 
     async def each_primary(self, *words: Any) -> list[Any]:
-        """Run a command without keys on every primary that is not away; returns the replies."""
+        """Run a command without keys on every primary that is not away; returns the replies as Redis sends them."""
         ...
 
     async def slot_tags(self) -> list[bytes]:
@@ -110,7 +110,8 @@ class OneServer:
         pool: Any = self._client.connection_pool
         if not isinstance(pool, Pool):  # the caller's client, whose settings for retries count
             async with asyncio.timeout(limit_s):
-                return await self._execute(*command.words)
+                execute: Any = self._client.execute_command  # untyped in some versions of redis-py
+                return await execute(*command.words)
         connection = pool.take()
         if connection is not None:
             reply = await _ask(pool, connection, command.words, limit_s)
@@ -121,17 +122,13 @@ class OneServer:
             raise reply
         return reply
 
-    async def _execute(self, *words: Any) -> Any:
-        execute: Any = self._client.execute_command  # untyped in some versions of redis-py
-        return await execute(*words)
-
     async def pipeline(self, commands: Sequence[Command], behind: Sequence[Words] = ()) -> list[Any]:
         """Run commands in one round trip."""
         return await pipeline(self._client, [*(command.words for command in commands), *behind])
 
     async def each_primary(self, *words: Any) -> list[Any]:
         """Run a command."""
-        return [await self._execute(*words)]
+        return [await self.execute(Command(b"", words))]
 
     async def slot_tags(self) -> list[bytes]:
         """None is needed."""
@@ -139,12 +136,12 @@ class OneServer:
 
     async def scan(self, cursor: str, *args: Any) -> tuple[list[Any], str]:
         """One SCAN step."""
-        after, keys = await self._execute("SCAN", cursor or 0, *args)
+        after, keys = await self.execute(Command(b"", ("SCAN", cursor or 0, *args)))
         return keys, next_cursor(after)
 
     async def ping(self) -> None:
         """Return once it has answered."""
-        await self._execute("PING")
+        await self.execute(Command(b"", ("PING",)))
 
     async def disconnect(self, *, in_use: bool) -> None:
         """Close its connections."""

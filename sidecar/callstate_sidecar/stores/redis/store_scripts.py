@@ -52,7 +52,8 @@ collect(KEYS[4], ttl)
 extend(KEYS[1], ttl)
 extend(KEYS[2], ttl)
 return {'noted'}
-"""
+""",
+    repeatable=True,
 )
 """ARGV: id, time in ms, ttl in ms, a document known not to have ended. The document is not rewritten, so a
 concurrent turn can't be lost. Returns `unlisted` with the document if the session is not in the active set: the
@@ -87,7 +88,8 @@ for i = 2, #ARGV do
   end
 end
 return live
-"""
+""",
+    repeatable=True,
 )
 """KEYS: active set, heartbeats. ARGV: prefix, ids. Returns those whose documents exist and removes the
 others, unless their daemon is about to write them again."""

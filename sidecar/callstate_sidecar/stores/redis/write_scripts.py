@@ -16,7 +16,8 @@ for i = 2, #ARGV, 2 do
 end
 collect(KEYS[2], ARGV[1])
 return 1
-"""
+""",
+    repeatable=True,
 )
 """KEYS: active set, heartbeats. ARGV: ttl in ms, then alternating ids and times. Skips sessions that are not
 active: a beat written after its session's end would never be removed."""
@@ -33,7 +34,8 @@ if token ~= new_token or tonumber(number) < tonumber(new_number) then
 end
 local run_id = ARGV[3] and info('server', 'run_id') or ''
 return {found or '', run_id, run_id ~= ARGV[3] and run_id ~= '' and info('memory', 'maxmemory_policy') or ''}
-"""
+""",
+    repeatable=True,
 )
 """A batch that timed out may be executed after those that came later, over other connections: the value never goes
 back.
@@ -85,7 +87,8 @@ for i = 4, #ARGV, 3 do
   end
 end
 return deviating
-"""
+""",
+    repeatable=True,
 )
 """KEYS: on a single server the active set, the host's set and its mark; then document and meta of each session.
 ARGV: ttl in ms, host, whether those three are given, then each session's id, version, and whether it is live.

@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.sessions.stored import StoreDownError, StoreError, StoreTimeoutError
+from callstate_client.engine.sessions.stored import (
+    StoreBrokenError,
+    StoreDownError,
+    StoreError,
+    StoreTimeoutError,
+)
 from callstate_client.engine.sessions.writes import Write
 from callstate_client.engine.table.replay import all_dirty
 from callstate_client.errors import SessionNotFoundError
@@ -335,6 +340,44 @@ async def test_a_session_that_breaks_every_connection_is_found_too() -> None:
     await core.writer.write_round()
     assert core.table.quarantined.keys() == {"s2"}
     assert len(core.memory.versions()) == 4
+
+
+async def test_a_batch_whose_connection_had_ended_is_sent_again_at_once() -> None:
+    """The store is up, and nobody is told otherwise: reads would be refused meanwhile."""
+    core = await busy(3)
+    real, states = core.memory.write, list[str]()
+
+    async def ended(batch: Sequence[Write]) -> list[WriteResult]:
+        core.memory.write = real  # type: ignore[method-assign]
+        raise StoreBrokenError("Broken pipe")
+
+    async def ping() -> None:
+        states.append(core.writer.store.status)
+
+    core.memory.write, core.memory.ping = ended, ping  # type: ignore[method-assign]
+    await core.writer.write_round()
+    assert core.memory.versions().keys() == {"s0", "s1", "s2"}
+    assert states == ["up"]
+    assert core.writer.store.failures == 0
+    assert not core.metrics.counters.get("store_failures")
+
+
+async def test_a_store_that_breaks_each_connection_and_answers_no_ping_is_down() -> None:
+    core = await busy(1)
+    slow_for(core, "s0", error=StoreBrokenError)
+    core.memory.failure = down
+    await core.writer.write_round()
+    assert core.writer.store.status == "down"
+    assert core.writer.store.failures == 1
+
+
+async def test_a_session_that_breaks_every_connection_is_found_in_one_round() -> None:
+    core = await busy(5)
+    slow_for(core, "s2", error=StoreBrokenError)
+    await core.writer.write_round()
+    assert core.table.quarantined.keys() == {"s2"}
+    assert len(core.memory.versions()) == 4
+    assert core.writer.store.status == "up"
 
 
 async def test_a_stop_while_a_culprit_is_looked_for_leaves_all_dirty() -> None:
