@@ -367,15 +367,16 @@ async def test_all_calls_and_one_that_moves(redis_server: RedisServer) -> None:
 
 
 @pytest.mark.system
-def test_getting_started() -> None:
-    (code,) = blocks("getting-started.md")
-    (said,) = blocks("getting-started.md", "text")
+def test_getting_started_works_for_somebody_who_comes_from_the_readme() -> None:
     with Daemon() as daemon:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False,
-            env=os.environ | {"CALLSTATE_SOCKET": str(daemon.socket)},
-        )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+        for page in ("../README.md", "getting-started.md"):
+            (code,) = blocks(page)
+            (said,) = blocks(page, "text")
+            done = subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False,
+                env=os.environ | {"CALLSTATE_SOCKET": str(daemon.socket)},
+            )  # fmt: skip
+            assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
 
 
 async def test_the_errors_after_which_to_try_again(store: MemoryStore) -> None:
