@@ -29,7 +29,7 @@ BY_HAND = {"update_heartbeat"}
 
 SUBSTITUTIONS = {
     # nothing is queued here
-    r" +The state of a call that this store holds is saved after (.+\n)+\n": "",
+    r" +If this store holds the call, the state is saved after (.+\n)+\n": "",
     r"\basync def\b": "def",
     r"\(await (.+?\))\)(?=\.)": r"\1",
     r"\bawait ": "",

@@ -38,9 +38,9 @@ class CallStore(SessionApi):
     ConnectionLostError or RequestTimeoutError if it does not answer. `timeout_s` is how long one call may take,
     seconds; None for the store's own. Mutations carry an `op`, so one that is sent twice takes effect once.
 
-    `epoch` of a mutation is a fencing token, as a claim returns it (`Record.epoch`): FencedError once the session
-    has another one. A request that has it counts as one of the session's owner. None: not fenced; for a call that
-    is held, use the call's methods.
+    `epoch` of a mutation is a fencing token, as a claim returns it (`Record.epoch`): with it, the request counts as
+    the owner's, and raises FencedError once the session has another epoch. Without it (None), the request is not
+    fenced; for a call that is held, use the call's methods.
     """
 
     def __init__(self, close_timeout_s: float = CLOSE_TIMEOUT_S, timeout_s: float = TIMEOUT_S) -> None:
@@ -185,33 +185,33 @@ class CallStore(SessionApi):
             call: a state, which is created, as `active` unless it was given a status; or the id of an existing
                 session, which is claimed and keeps its status.
             labels: up to 16 short strings to select calls by; for a new session.
-            heartbeat_timeout_s: silence after which the call is suspected, seconds.
-            max_duration_s: how long the call may last, seconds; for a new session.
-            beat: `"auto"`: heartbeats are sent in the background; `"manual"`: by `call.beat()`.
+            heartbeat_timeout_s: how long the call may go without a heartbeat before it becomes suspect, seconds.
+            max_duration_s: how long the call may last, seconds.
+            beat: `"auto"`: heartbeats are sent in the background; `"manual"`: you send them by `call.beat()`.
             end_on: exceptions that mean the call is over: one class, or several.
             steal: claim it even from a live worker.
-            cancel_on_lost: cancel the block as soon as the call is lost; it then raises what `call.lost` is. Else
-                the block continues, and can check `call.lost` or `await call.wait_lost()`.
+            cancel_on_lost: cancel the block as soon as the call is lost; the block then raises `call.lost`.
+                Otherwise the block continues, and can check `call.lost` or `await call.wait_lost()`.
             watchdog_s: send heartbeats only while the call's task calls `call.alive()` at least this often,
-                seconds. If it does not, the call is suspected a heartbeat timeout later, and another worker may
-                claim it; `alive()` before that undoes it. Without a watchdog a task that hangs keeps its call for
-                as long as the loop runs.
-            replace_ended: if a call under this id has ended, create a new one in its place: its history, counters,
-                labels and reason are deleted, the epoch is the next. Of two workers that try at once, one gets it.
-                For a provider that uses a Call-ID twice.
-            resume: create or claim, whichever fits, for a stream that may reconnect to any worker. A session of
-                this state's id is claimed if it has no live owner: its worker is gone, silent or has released it,
-                it was reaped and is still in memory, or it is this worker's own; a block of this store that still
-                holds it finds it lost. It continues with what is kept of it: of the arguments, the timeouts alone
-                are applied to it; the state and the labels are for a new one. With `replace_ended` one that has
-                ended is replaced, and with `steal` one of a live worker is taken.
+                seconds. If it does not, the call becomes suspect a heartbeat timeout later, and another worker may
+                claim it, unless `alive()` is called before that. Without a watchdog, a task that hangs keeps its
+                call for as long as the event loop runs.
+            replace_ended: if the call with this id has ended, create a new one in its place, with the next epoch;
+                the old one's history, counters, labels and reason are deleted. If two workers try at once, one
+                of them gets it. For a provider that uses a Call-ID twice.
+            resume: create or claim, whichever fits, for a stream that may reconnect to any worker. An existing
+                session with this state's id is claimed if it has no live owner: its worker is gone, silent or has
+                released it, it was reaped and is still in memory, or it belongs to this worker (a block of this
+                store that still holds it then loses it). An existing session keeps its state and labels: of the
+                arguments only the timeouts are applied to it. With `replace_ended`, one that has ended is
+                replaced; with `steal`, one that a live worker holds is taken.
 
         Raises:
-            ConflictError: on entry: a session of this id exists (the error has its `status`, and if it has ended
-                `ended_at` and `reason`), or with `resume` can't be taken over; by id: another worker holds it.
-            FencedError: on entry: another worker claimed it as it was created.
+            ConflictError: on entry: a session with this id exists (the error has its `status` and, if it has ended,
+                `ended_at` and `reason`), or can't be taken over with `resume`; by id: another worker holds it.
+            FencedError: on entry: another worker claimed it while it was being created.
             SessionNotFoundError, SessionEndedError: on entry by id: there is none, or it has ended.
-            UndeliveredError: on entry: this store has held it, and what was queued then is not yet acknowledged.
+            UndeliveredError: on entry: this store held it before, and what was queued then is not yet acknowledged.
         """
         options = HoldOptions(
             call=call,
@@ -240,8 +240,8 @@ class CallStore(SessionApi):
         replace_ended: bool = False,
         resume: bool = False,
     ) -> CallHandle:
-        """As `hold()`, for frameworks that report the beginning and end of a call by callbacks: `await
-        call.close()` ends it, or `await call.close(error)`.
+        """Like `hold()`, for frameworks that report the beginning and end of a call by callbacks: `await
+        call.close()` or `await call.close(error)` leaves it.
 
         Args:
             call: a state or an id; all parameters, and the errors, are those of `hold()`.
@@ -308,12 +308,13 @@ class CallStore(SessionApi):
         Args:
             handler: continues a call.
             labels: only calls that have all of these.
-            watch: continue for ever, waiting for more.
-            concurrency: how many handlers run at once; calls beyond that are left to other workers.
-            max_attempts: a call whose handler raises, and which was claimed this often in a row, by any worker,
-                each time for less than a minute, is released and ignored from then on: another worker may claim
-                it, and the daemon ends it if none does. None: no limit.
-            end_on: exceptions of the handler that mean the call is over, see `hold()`.
+            watch: continue for ever, waiting for more calls.
+            concurrency: how many handlers run at once; further calls are left to other workers.
+            max_attempts: when a handler raises, and its call has been claimed this often in a row, by any worker
+                and each time for less than a minute, the call is released and ignored from then on: another worker
+                    may
+                claim it, and the daemon ends it if none does. None: no limit.
+            end_on: exceptions of the handler that mean the call is over; see `hold()`.
         """
         if not callable(handler):
             return Recovery(self._held, handler or labels, watch=watch).calls()
@@ -329,8 +330,8 @@ class CallStore(SessionApi):
         accept no more calls from now on; what each call has queued is delivered. The store stays open.
 
         Args:
-            finish_s: how long the calls may take, seconds. Those that are held after that are released, for other
-                workers to claim; their blocks find `call.lost`, and with `cancel_on_lost` are cancelled.
+            finish_s: how long the calls may take to end, seconds. Those that are still held after that are released
+                for other workers to claim; their blocks see `call.lost`, or are cancelled with `cancel_on_lost`.
         """
         self._held.take_no_more()
         return await leave(self._held, finish_s, asyncio.Event())
@@ -341,11 +342,12 @@ class CallStore(SessionApi):
         """Shut down on a signal: `async with store.graceful() as leaving: await leaving.wait()`.
 
         After the first signal no more calls are accepted; leaving the block waits for those that are held, as
-        `leave()` does. A second signal releases the rest at once. Only in the main thread, as all signal handling.
+        `leave()` does. A second signal releases the rest at once. Like all signal handling, it needs the main
+        thread.
 
         Args:
             finish_s: how long the calls may take to end, seconds.
-            signals: which.
+            signals: the signals to react to.
         """
         return Graceful(self._held, finish_s, signals)
 
@@ -353,12 +355,12 @@ class CallStore(SessionApi):
 
     @property
     def draining(self) -> bool:
-        """Whether the host drains: new sessions are refused. Known from the registration, and kept up to date while
-        calls are held or a task waits for it."""
+        """Whether the host is draining, that is, refuses new sessions. Known from the registration, and kept up to
+        date while calls are held or a task waits for it."""
         return self._draining
 
     async def wait_draining(self) -> None:
-        """Wait until the host drains.
+        """Wait until the host is draining.
 
         Raises:
             StoreClosedError: the store is closed.

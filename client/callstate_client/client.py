@@ -274,27 +274,28 @@ def connect(
     """Connect to the daemon on this host: `async with connect() as store`, or `store = await connect()`.
 
     Args:
-        socket: the daemon's; default `CALLSTATE_SOCKET`, else the first that exists of
+        socket: path of the daemon's socket; default `CALLSTATE_SOCKET`, else the first that exists of
             `$XDG_RUNTIME_DIR/callstate.sock`, `/run/callstate/callstate.sock` and
             `/tmp/callstate-<uid>/callstate.sock`.
-        worker_id: the id of this worker, 1 to 64 bytes of printable ASCII without spaces; default host, pid and a
-            random part. Each store holds its own calls, and the calls of all are orphaned when the process ends.
+        worker_id: the id of this worker, 1 to 64 bytes of printable ASCII without spaces; by default host name, pid
+            and a random part. Each store holds its own calls; when the process ends, all of them become suspects.
         wait_s: how long to wait for a daemon that does not listen yet, seconds; 0 tries once.
-        timeout_s: how long each call waits for its reply, seconds.
+        timeout_s: how long each request waits for its reply, seconds.
         register: be a worker, which owns the calls that it creates and claims. False for an operator's tool, which
             may read and change everything and owns nothing.
         stall_timeout_s: when the event loop has not run for this long, seconds, no more heartbeats are sent for the
-            calls that are held, so that a hung worker is not taken for alive.
+            calls that are held, so that a hung worker is not mistaken for a live one.
         close_timeout_s: how long leaving a call, and closing the store, wait until queued changes are acknowledged,
-            seconds, also through a restart of the daemon; 0: not at all. What a call that was left still has queued
-            then is delivered in the background while the store is open.
+            seconds, also through a restart of the daemon; 0: not at all. What a call still has queued after that is
+            delivered in the background as long as the store is open.
         before_send: gets a session's id and a copy of each turn before it is sent, and returns the turn to send in
             its place, for example without card numbers. If it raises, the turn is not sent: BeforeSendError.
-        telemetry: what requests and calls are reported to, such as `callstate_client.otel.OpenTelemetry()`.
+        telemetry: where requests and calls are reported, such as `callstate_client.otel.OpenTelemetry()`.
 
     Raises:
         NoDaemonError: none was found; the text lists each path tried and why it could not be used.
-        InvalidParamsError: this is not a worker id, or not one that the daemon takes. At once, as the next two.
+        InvalidParamsError: the worker id is malformed, or refused by the daemon. Raised without waiting, as are the
+            next two.
         ConflictError: another live process is registered under this worker id; `owner` is the id.
         UnsupportedProtocolError: the daemon speaks another version of the protocol.
     """

@@ -46,7 +46,7 @@ class SessionStore(Protocol):
         ...
 
     async def update_heartbeat(self, session_id: str) -> None:
-        """Send a heartbeat for this call; nothing else of its state changes.
+        """Send a heartbeat for this call, which changes nothing else.
 
         Raises:
             SessionNotFoundError: there is no such session.

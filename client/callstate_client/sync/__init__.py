@@ -145,26 +145,26 @@ class Store(SessionApi):
         worker to claim. The exception propagates in each case.
 
         Heartbeats are sent by one thread for all calls that the store holds, for as long as the block lasts, even
-        while it hangs. The call is held as this store's worker, under a random id if `connect()` was given none. An
-        entry that gets no answer may have created or claimed the session, which is suspected when no heartbeat
+        while it hangs. The call is held under this store's worker id, a random one if `connect()` was given none.
+        An entry that gets no answer may have created or claimed the session, which becomes suspect if no heartbeat
         follows; entering the same Hold again takes over what was created.
 
         Args:
             call: a state, which is created, as `active` unless it was given a status; or the id of an existing
                 session, which is claimed and keeps its status.
             labels: up to 16 short strings to select calls by; for a new session.
-            heartbeat_timeout_s: silence after which the call is suspected, seconds.
+            heartbeat_timeout_s: how long the call may go without a heartbeat before it becomes suspect, seconds.
             max_duration_s: how long the call may last, seconds.
-            beat: `"auto"`: heartbeats are sent by the thread; `"manual"`: by the caller, with `call.beat()`.
+            beat: `"auto"`: the thread sends heartbeats; `"manual"`: you send them by `call.beat()`.
             end_on: exceptions that mean the call is over: one class, or several.
             steal: claim it even from a live worker.
-            replace_ended: if a call under this id has ended, start a new one in its place.
-            resume: create or claim, whichever fits: a session of this state's id is claimed if it has no live
-                owner, or is this worker's own; a block of this store that still holds it finds it lost. Of the
-                arguments the timeouts alone are applied to it.
+            replace_ended: if the call with this id has ended, create a new one in its place.
+            resume: create or claim, whichever fits: an existing session with this state's id is claimed if it has
+                no live owner, or belongs to this worker (a block of this store that still holds it then loses it).
+                Of the arguments only the timeouts are applied to it.
 
         Raises:
-            ConflictError: on entry: a session of this id exists, or with `resume` can't be taken over; by id:
+            ConflictError: on entry: a session with this id exists, or can't be taken over with `resume`; by id:
                 another worker holds it, or this store does.
             SessionNotFoundError, SessionEndedError: on entry by id: there is no such session, or it has ended.
         """

@@ -151,7 +151,7 @@ class HeldCall(Uncopied):
             ConnectionLostError: this is a forked child.
         """
         if self.released:
-            raise StoreClosedError(f"{self.id} is not held any more")
+            raise StoreClosedError(f"{self.id} is no longer held")
         if os.getpid() != self._pid and self.lost is not None:
             raise self.lost
         while True:
@@ -196,11 +196,11 @@ class HeldCall(Uncopied):
             role: see `Role`.
             content: what was said.
             duration_ms: how long it took to say, milliseconds; any real number, rounded.
-            at: when; default now.
+            at: when it was said; default now.
             extra: further members of the turn.
-            response_ms: from the end of what the user said to the first word of this turn, milliseconds; counted in
-                `first_response_ms` and `average_response_ms` of the metrics.
-            timeout_s: how long this may take, seconds; None for the store's own. Likewise below.
+            response_ms: time from the end of what the user said to the first word of this turn, milliseconds; goes
+                into `first_response_ms` and `average_response_ms` of the metrics.
+            timeout_s: how long this may take, seconds; None for the store's default. The same below.
 
         Raises:
             DocumentError: this can't be sent; nothing has changed.
@@ -281,8 +281,8 @@ class HeldCall(Uncopied):
         """End the call. Leaving the block does not end it a second time. Returns the version.
 
         Args:
-            reason: a word of the worker's choice, up to 64 bytes.
-            detail: any JSON to go with it.
+            reason: why, in a word of your choice, up to 64 bytes.
+            detail: any JSON that explains the reason.
         """
         version = self._mutate(
             lambda: self._api.end(self.id, reason, detail, epoch=self.epoch, timeout_s=timeout_s),

@@ -182,7 +182,7 @@ class Hold(Uncopied):
 
     def __enter__(self) -> HeldCall:
         if self._held is not None:
-            raise RuntimeError(f"{self.id} is held by this block already")
+            raise RuntimeError(f"{self.id} is already held by this block")
         with self._calls.entering(self.id, take_over=self._options.resume):
             self._held = self._calls.hold(self._enter(), self._options.beat, self._end_on)
         return self._held

@@ -73,7 +73,7 @@ class Recovery:
     ) -> None:
         """Run a handler for each call; see `Store.recover`."""
         if concurrency < 1:
-            raise ValueError(f"concurrency is 1 or more, not {concurrency!r}")
+            raise ValueError(f"concurrency must be 1 or more, not {concurrency!r}")
         slots = BoundedSemaphore(concurrency)
         running: dict[Thread, HeldCall] = {}
 

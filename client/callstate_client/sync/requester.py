@@ -116,10 +116,11 @@ class Requester(Uncopied):
         return self._pool.exchange(line, timeout_s, lambda: method in REPEATABLE)
 
     def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
-        """Send a heartbeat for this call; nothing else of its state changes.
+        """Send a heartbeat for this call, which changes nothing else.
 
         Raises:
-            SessionNotFoundError, SessionEndedError, FencedError: the call is over, or another worker's.
+            SessionNotFoundError, SessionEndedError: the call is over.
+            FencedError: another worker holds it.
         """
         line = self._heartbeat_lines.get(session_id) or self._new_heartbeat_line(session_id)
         reply = self._pool.exchange(line, timeout_s)

@@ -43,7 +43,7 @@ class SessionApi(Requester):
         return self._execute(requests.load(session_id, history), timeout_s)
 
     def get(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> Record:
-        """This session with what is known about it besides its document.
+        """This session, with its owner, version, labels and whatever else is kept beside the state.
 
         Args:
             session_id: of the call.
@@ -66,24 +66,25 @@ class SessionApi(Requester):
         user: tuple[int, int] | None = None,
         timeout_s: float | None = None,
     ) -> int | None:
-        """Save this state, whole, under its id, and set its `updated_at`. None is a no-op.
+        """Save this whole state under its id, and set its `updated_at`. None is a no-op.
 
         Args:
             state: what to save.
-            if_version: only if the session has this version; 0: only if there is none yet.
+            if_version: save only if the session has this version; 0: only if it does not exist yet.
             labels: up to 16 short strings to select calls by; unchanged if not given.
-            heartbeat_timeout_s: silence after which this call is suspected, seconds; same.
-            max_duration_s: how long this call may last, seconds; same.
-            user: uid and primary gid of the user for whom an operator creates the session; -1: not known.
+            heartbeat_timeout_s: how long this call may go without a heartbeat before it becomes suspect, seconds;
+                unchanged if not given.
+            max_duration_s: how long this call may last, seconds; unchanged if not given.
+            user: uid and primary gid of the user on whose behalf an operator creates the session; -1: not known.
 
         Returns:
-            the new version; None for no state.
+            the new version; None if there was no state.
 
         Raises:
             ConflictError: the session has another version.
             SessionEndedError: it was reaped.
-            ForbiddenError: with `user`, and the daemon does not take us for an operator.
-            DocumentError: the state was loaded in part, or can't be written as JSON.
+            ForbiddenError: `user` was given, and the caller is not an operator.
+            DocumentError: the state was loaded only in part, or can't be written as JSON.
         """
         if self.closed:
             raise StoreClosedError
@@ -107,7 +108,7 @@ class SessionApi(Requester):
         return self._execute(request, timeout_s, epoch).version
 
     def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
-        """Delete this session and everything that is kept of it.
+        """Delete this session, with everything that is kept beside it.
 
         Raises:
             SessionNotFoundError: there is none.
@@ -136,10 +137,10 @@ class SessionApi(Requester):
             role: see `Role`.
             content: what was said.
             duration_ms: how long it took to say, milliseconds.
-            at: when; default now.
+            at: when it was said; default now.
             extra: further members of the turn.
-            response_ms: from the end of what the user said to the first word of this turn, milliseconds; counted in
-                `first_response_ms` and `average_response_ms` of the metrics.
+            response_ms: time from the end of what the user said to the first word of this turn, milliseconds; goes
+                into `first_response_ms` and `average_response_ms` of the metrics.
         """
         extra = turn_extra(extra, response_ms)
         if self._redaction is not None:
@@ -159,9 +160,9 @@ class SessionApi(Requester):
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """Change the last turn, or the last one of a role, for example to what was heard before a barge-in.
+        """Change the last turn, or the last turn of a role, for example to what was heard before a barge-in.
 
-        As `amend_turn` without an index.
+        The same as `amend_turn` without an index.
         """
         return self.amend_turn(
             session_id,
@@ -189,11 +190,11 @@ class SessionApi(Requester):
 
         Args:
             session_id: of the call.
-            index: which turn: from 0, or negative from the end; None for the last.
-            content: what was said; None leaves it.
-            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted again.
-            extra: members to add or replace; None as a value removes one.
-            role: without an index the last turn of this role; with one, the role that the turn must have.
+            index: which turn, counted from 0, or from the end if negative; None for the last.
+            content: what was said; None leaves it as it is.
+            duration_ms: how long it took, milliseconds; None leaves it as it is. Speech time is not counted again.
+            extra: members to add or replace; a value of None removes the member.
+            role: without an index, the last turn of this role is changed; with one, the turn must have this role.
 
         Raises:
             ConflictError: there is no such turn.
@@ -221,18 +222,18 @@ class SessionApi(Requester):
         timeout_s: float | None = None,
         **changes: Unpack[Changes],
     ) -> int:
-        """Change members of the session, all but its history (a merge patch, RFC 7396). Returns the new version.
+        """Change members of the session other than its history (a merge patch, RFC 7396). Returns the new version.
 
         Args:
             session_id: of the call.
-            if_version: only if the session has this version.
-            changes: members by the names SessionState has (`status`, `from_`, `metrics` …); None removes one; a
-                dict patches what is there; further members as `extra={…}`. Also `labels`, which replace the present
-                ones, `heartbeat_timeout_s` and `max_duration_s`, seconds.
+            if_version: change it only if the session has this version.
+            changes: members by their names in SessionState (`status`, `from_`, `metrics` …). None removes a member,
+                a dict is merged into the present one, and further members are given as `extra={…}`. Also `labels`,
+                which replace the present ones, `heartbeat_timeout_s` and `max_duration_s`, seconds.
 
         Raises:
             ConflictError: the session has another version.
-            InvalidParamsError: there is no such member (a TypeError too), or it can't be changed.
+            InvalidParamsError: there is no such member (this is a TypeError too), or it can't be changed.
         """
         patch, beside = split_changes(changes)
         if not beside:
@@ -250,7 +251,7 @@ class SessionApi(Requester):
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """An update of labels or timeouts, and of the head: read, patch, save if nothing has changed since."""
+        """Update labels or timeouts, and the head: read it, patch it, and save it if nothing has changed since."""
         for left in reversed(range(requests.REWRITES)):
             record = self.get(session_id, "none", timeout_s=timeout_s)
             request = requests.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
@@ -274,8 +275,8 @@ class SessionApi(Requester):
 
         Args:
             session_id: of the call.
-            reason: a word of the worker's choice, up to 64 bytes.
-            detail: any JSON to go with it.
+            reason: why, in a word of your choice, up to 64 bytes.
+            detail: any JSON that explains the reason.
         """
         return self._execute(requests.end(session_id, reason, detail, self.new_op()), timeout_s, epoch)
 
@@ -284,11 +285,11 @@ class SessionApi(Requester):
     def claim(
         self, session_id: str, *, steal: bool = False, history: str | int = "all", timeout_s: float | None = None
     ) -> Record:
-        """Become the owner of this session, which takes heartbeats: `hold(id)` does both. Idempotent.
+        """Become the owner of this session. Idempotent. Its owner has to send heartbeats: `hold(id)` does both.
 
         Args:
             session_id: of the call.
-            steal: also from a live worker.
+            steal: claim it even from a live worker.
             history: `"all"`, `"none"`, or how many of the last turns.
 
         Raises:
@@ -300,7 +301,7 @@ class SessionApi(Requester):
     def claim_next(
         self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
     ) -> Record | None:
-        """Claim any session that has lost its worker; None if there is none. No two workers get the same one.
+        """Claim any one session that has lost its worker; None if there is none. No two workers get the same one.
 
         Args:
             labels: the session must have all of these.
@@ -326,11 +327,11 @@ class SessionApi(Requester):
         """The ids of all sessions that have not ended.
 
         Args:
-            scope: `"host"`: of this host; `"all"`: of every host, which reads the daemon's store too.
-            timeout_s: for each page of the answer.
+            scope: `"host"`: those of this host; `"all"`: those of every host, for which the daemon reads its store.
+            timeout_s: how long each page of the answer may take.
 
         Raises:
-            StoreUnavailableError: `"all"`, and that store can't be reached.
+            StoreUnavailableError: the scope is `"all"`, and the daemon's store can't be reached.
         """
         ids: list[str] = []
         request: PreparedRequest[Page[str]] | None = requests.list_active(scope)
@@ -357,19 +358,19 @@ class SessionApi(Requester):
         """The sessions that match, without their histories; pages are requested as the iteration reaches them.
 
         Args:
-            status, provider, owner, call_id: match where equal.
-            state: of those that have not ended, `"live"`, `"suspect"`, `"orphan"` (no owner now, had one) or
-                `"restored"` (from the journal, and no sign of life since the daemon started).
-            ended_since: only those that ended then or later; with a timezone.
+            status, provider, owner, call_id: only sessions whose value equals this.
+            state: only sessions that have not ended and are `"live"`, `"suspect"`, `"orphan"` (had an owner, and
+                has none now) or `"restored"` (from the journal, without a sign of life since the daemon started).
+            ended_since: only those that ended then or later; a datetime with a timezone.
             labels: the session must have all of these.
-            scope: `"host"`: what is in this host's memory, ended calls for `reaper.retention_s`; `"all"`: what the
-                store has of every host as well, for as long as it keeps ended calls. A session that leaves memory
-                meanwhile may be listed twice.
-            users: say who created each, as `uid` and `gid`.
+            scope: `"host"`: sessions in this daemon's memory, where ended ones stay for `reaper.retention_s`;
+                `"all"`: also those in the store, from every host, for as long as it keeps them. A session that
+                leaves memory meanwhile may be listed twice.
+            users: also return who created each session, as `uid` and `gid`.
 
         Raises:
-            StoreUnavailableError: `"all"`, and the store can't be reached.
-            MethodNotFoundError: the daemon is too old to list by state, or other hosts' sessions.
+            StoreUnavailableError: the scope is `"all"`, and the store can't be reached.
+            MethodNotFoundError: the daemon is too old to list by state, or to list other hosts' sessions.
         """
         if needed := requests.listing_features(state, scope, users):
             requests.check_listable(self.features(), needed)
@@ -389,7 +390,7 @@ class SessionApi(Requester):
             yield from page.items
             request = page.next_page
 
-    # -- what the daemon's store refuses ------------------------------------------------------------------
+    # -- quarantine: what the daemon's store refuses ------------------------------------------------------
 
     def quarantined(self, *, timeout_s: float | None = None) -> Iterator[protocol.Quarantined]:
         """The sessions, and deletions of sessions, that the daemon's store refuses; pages are requested as the
@@ -401,30 +402,30 @@ class SessionApi(Requester):
             request = page.next_page
 
     def show_quarantined(self, session_id: str, *, timeout_s: float | None = None) -> protocol.QuarantineShowResult:
-        """One of them, with what the store has in its place.
+        """One session in quarantine, with what the store has in its place.
 
         Raises:
-            SessionNotFoundError: the store does not refuse it.
+            SessionNotFoundError: it is not in quarantine.
         """
         return self._execute(requests.show_quarantined(session_id), timeout_s)
 
     def retry_quarantined(self, session_ids: Sequence[str] | None = None, *, timeout_s: float | None = None) -> int:
-        """Have these written again now, at most 1000, or all; returns how many they are."""
+        """Have the daemon write these again now, at most 1000, or all of them; returns how many there are."""
         return self._execute(requests.retry_quarantined(session_ids), timeout_s)
 
     def drop_quarantined(self, session_id: str, *, timeout_s: float | None = None) -> None:
-        """Give up what the store refuses of this session: its state here, or its deletion. What the store has is
-        what counts from now on.
+        """Discard what the store refuses for this session: the daemon's state of it, or its deletion. From then on,
+        what the store has counts.
 
         Raises:
-            SessionNotFoundError: the store does not refuse it.
+            SessionNotFoundError: it is not in quarantine.
         """
         self._execute(requests.drop_quarantined(session_id), timeout_s)
 
     # -- workers ------------------------------------------------------------------------------------------
 
     def workers(self, *, timeout_s: float | None = None) -> Iterator[protocol.WorkerInfo]:
-        """The workers that are connected, may reconnect, or held sessions before the daemon's restart; pages are
+        """The workers that are connected, may reconnect, or held sessions before the daemon restarted; pages are
         requested as the iteration reaches them.
 
         Raises:
@@ -445,35 +446,36 @@ class SessionApi(Requester):
     def flush(
         self, session_ids: Sequence[str] | None = None, timeout_s: float = requests.FLUSH_S
     ) -> protocol.FlushResult:
-        """Wait until these sessions, or all, are in the daemon's store.
+        """Wait until the daemon's store has the present state of these sessions, or of all.
 
         Args:
-            session_ids: which; None for all.
+            session_ids: which sessions; None for all.
             timeout_s: how long the daemon tries, seconds.
 
         Returns:
-            how many sessions the store has, and how many are still missing.
+            how many of the sessions the store has, and how many are still missing.
         """
         return self._execute(requests.flush(session_ids, timeout_s), timeout_s + requests.FLUSH_MARGIN_S)
 
     def erase(self, session_id: str, *, end: bool = False, timeout_s: float = requests.ERASE_S) -> list[str]:
-        """Delete this session, and whatever is left of its bytes in the files of daemon and store.
+        """Delete this session, and remove its bytes from the files of the daemon and its store.
 
         May be repeated, also after `delete()`.
 
         Args:
-            session_id: which.
+            session_id: which session.
             end: end it first if it is live.
             timeout_s: how long the daemon tries, seconds.
 
         Returns:
-            where its bytes may be nevertheless, beyond the daemon's reach, in words.
+            the places beyond the daemon's reach where its bytes may still be, in words.
 
         Raises:
-            SessionNotFoundError: there is none, and there was none that is known of.
+            SessionNotFoundError: there is none, and none is known to have existed.
             ConflictError: it is live, or was created again meanwhile.
             FencedError: it belongs to another host, or another worker holds it.
-            StoreUnavailableError: it is deleted, but store or journal could not be cleared of it: repeat this.
+            StoreUnavailableError: it is deleted, but could not be removed from the store or the journal: repeat
+            this.
         """
         request = requests.erase(session_id, end, timeout_s)
         return self._execute(request, timeout_s + requests.FLUSH_MARGIN_S)
@@ -485,7 +487,7 @@ class SessionApi(Requester):
             repair: also repair what can be repaired safely.
 
         Returns:
-            what was found, each with a remedy.
+            the findings, each with a remedy.
         """
         return self._execute(requests.check(repair), timeout_s)
 
@@ -493,7 +495,7 @@ class SessionApi(Requester):
         """Drain the host: new sessions are refused, existing ones continue.
 
         Args:
-            on: False: accept new ones again.
+            on: False to accept new ones again.
 
         Returns:
             whether it is draining now, and how many sessions have not ended.
