@@ -54,7 +54,7 @@ class Clock:
             ValueError: less than 0.
         """
         if seconds < 0:
-            raise ValueError("time does not go back")
+            raise ValueError("a clock can't be moved back")
         self._advanced_s += seconds
         for watcher in [*self._watchers]:
             watcher.catch_up()

@@ -28,7 +28,7 @@ class Telemetry(Protocol):
         ...
 
     def call_left(self, lost: CallstateError | None) -> None:
-        """A call is not held any more.
+        """A call is no longer held.
 
         Args:
             lost: why it was lost; None: it was ended or released.

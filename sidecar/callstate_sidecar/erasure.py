@@ -84,7 +84,7 @@ class Erasure:
                 raise StoreUnavailableError(f"deleted, but not erased yet: {error}; repeat this") from error
             self._check_deleted(session_id)
         log.info("erased", "session %s was erased", session_id, session_id=session_id)
-        remains += [f"{path}, which a repair has left" for path in sorted(self._journal_dir.glob("damaged-*"))]
+        remains += [f"{path}, left by a repair" for path in sorted(self._journal_dir.glob("damaged-*"))]
         return EraseResult([*remains, BLOCKS, BACKUPS])
 
     async def _clear_store(self, session_id: str, wait_s: float) -> list[str]:

@@ -158,9 +158,13 @@ class Reconciler:
         ctx.tx.give_up_deletion(session_id)
         if not meta.deleted:
             log.error(
-                "deletion_too_late", "session %s, deleted here, is host %s's by now and lives on there", session_id,
-                meta.host, session_id=session_id, host=meta.host,
-            )  # fmt: skip
+                "deletion_too_late",
+                "session %s, deleted here, now belongs to host %s and lives on there",
+                session_id,
+                meta.host,
+                session_id=session_id,
+                host=meta.host,
+            )
             theirs = placeholder_of(session_id, stored, self._host_id)  # its document does not matter
             ctx.events.note("fenced", ctx.now_us(), theirs, reason=SUPERSEDED)
 
@@ -221,14 +225,16 @@ class Reconciler:
             ctx.events.note("recovered", now_us, session, reason=FOREIGN)
         ctx.tx.log(session, None, ctx.clock.mono())
         log.warning(
-            "foreign_write_taken", "session %s: other software has changed it in the store; taken", session.id,
+            "foreign_write_taken",
+            "session %s: other software has changed it in the store; its change was taken over",
+            session.id,
             session_id=session.id,
-        )  # fmt: skip
+        )
 
     def lose(self, session: Session, host: str, epoch: int) -> None:
         """Another host has this session in the store."""
         log.error(
-            "session_lost", "session %s is host %s's by now (epoch %d); what was acknowledged here is set aside",
+            "session_lost", "session %s now belongs to host %s (epoch %d); what was acknowledged here is set aside",
             session.id, host, epoch, session_id=session.id, host=host,
         )  # fmt: skip
         handoff.lose(self._ctx, session, host)

@@ -110,7 +110,7 @@ class TestHealthOfARefusal:
             daemon.start()
             yield daemon
         finally:
-            daemon.close(expect="the store does not take")
+            daemon.close(expect="the store refuses")
 
     def test_a_refused_session_is_a_fault(self, daemon: Daemon, callstate: Run) -> None:
         using(daemon, lambda store: store.save(SessionState("a", status="active")))

@@ -35,7 +35,7 @@ SWEEP_LATER = ("--set", "store.beat_interval_s=3600")
 """Otherwise the daemon itself mends what a test breaks."""
 
 
-EXPECTED = "the store|other software|is host elsewhere's by now"
+EXPECTED = "the store|other software|now belongs to host elsewhere"
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def two(own_redis_server: RedisServer) -> Iterator[tuple[Daemon, Daemon]]:
         yield daemons[0].start(), daemons[1].start()
     finally:
         for daemon in daemons:
-            daemon.close(expect="session c1 is host two's by now")
+            daemon.close(expect="session c1 now belongs to host two")
 
 
 def test_on_a_cluster_no_node_has_it_any_more() -> None:

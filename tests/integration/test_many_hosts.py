@@ -196,7 +196,8 @@ async def test_one_that_started_without_the_store_writes_when_it_is_the_only_one
 @pytest.fixture
 async def two(hosts: Hosts) -> tuple[Daemon, Daemon]:
     """Two hosts, `one` and `two`."""
-    one, two = hosts.add("one", expect="is host two's by now"), hosts.add("two", expect="is host one's by now")
+    one = hosts.add("one", expect="now belongs to host two")
+    two = hosts.add("two", expect="now belongs to host one")
     await asyncio.gather(one.in_thread("start"), two.in_thread("start"))
     return one, two
 
@@ -233,7 +234,7 @@ async def test_an_owned_session_of_a_live_host_is_a_conflict_and_may_be_stolen(t
 @on_uvloop
 async def test_writes_acknowledged_before_a_theft_was_noticed_are_set_aside(hosts: Hosts) -> None:
     long = ("--set", "store.host_lease_s=60")  # no pause of this test is an absence
-    two = [hosts.add(name, *long, expect="by now") for name in ("one", "two")]
+    two = [hosts.add(name, *long, expect="now belongs to host") for name in ("one", "two")]
     await asyncio.gather(*(daemon.in_thread("start") for daemon in two))
     async with connect(two[0].socket, worker_id="w1") as here, connect(two[1].socket, worker_id="w2") as there:
         await here.save(SessionState("c1", status="active"))
@@ -282,7 +283,7 @@ async def test_a_session_without_a_live_owner_is_claimed_without_stealing(
 
 @on_uvloop
 async def test_of_many_hosts_that_claim_one_gets_it(hosts: Hosts) -> None:
-    daemons = [hosts.add(f"h{number}", expect="by now") for number in range(4)]
+    daemons = [hosts.add(f"h{number}", expect="now belongs to host") for number in range(4)]
     await asyncio.gather(*(daemon.in_thread("start") for daemon in daemons))
     async with AsyncExitStack() as stack:
         stores = [
@@ -308,7 +309,7 @@ async def test_of_many_hosts_that_claim_one_gets_it(hosts: Hosts) -> None:
 async def reapers(hosts: Hosts) -> list[Daemon]:
     """Three hosts that end a session soon after its worker's death; no pause of a test is an absence of theirs."""
     quick = ("--set", "reaper.grace_s=0.05", "--set", "store.host_lease_s=60")
-    daemons = [hosts.add(name, *quick, expect="by now") for name in ("one", "two", "three")]
+    daemons = [hosts.add(name, *quick, expect="now belongs to host") for name in ("one", "two", "three")]
     await asyncio.gather(*(daemon.in_thread("start") for daemon in daemons))
     return daemons
 
@@ -515,7 +516,7 @@ async def test_a_daemon_that_was_stopped_beyond_its_lease_compares_before_it_ser
 @on_uvloop
 async def test_unclaimed_sessions_of_a_dead_host_are_reaped_once(hosts: Hosts) -> None:
     reaper = ("--set", "reaper.heartbeat_timeout_s=5", "--set", "reaper.grace_s=0.2")
-    one, *others = (hosts.add(name, *reaper, expect="by now") for name in ("one", "two", "three"))
+    one, *others = (hosts.add(name, *reaper, expect="now belongs to host") for name in ("one", "two", "three"))
     await asyncio.gather(*(daemon.in_thread("start") for daemon in (one, *others)))
     ids = {f"c{number}" for number in range(50)}
     expired: list[str] = []

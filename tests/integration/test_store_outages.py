@@ -165,7 +165,7 @@ async def test_calls_begin_while_the_sqlite_file_is_away_and_empty_nothing_in_it
 async def test_an_unreadable_document_is_not_replaced_after_an_outage(redis: RedisServer) -> None:
     """A key of another type is no absence, before the outage or after it."""
     redis.command("RPUSH", "voicesession:c1", "not-ours")
-    async with daemon_behind(redis, expect=rf"{STORE_AWAY}|does not take session c1") as (_, store):
+    async with daemon_behind(redis, expect=rf"{STORE_AWAY}|refuses session c1") as (_, store):
         for if_version in (None, 0):
             with pytest.raises(UnreadableError):
                 await store.save(SessionState("c1"), if_version=if_version)
@@ -192,7 +192,7 @@ async def test_a_session_that_redis_hangs_up_on_holds_up_no_other(redis: RedisSe
     """One of more than `proto-max-bulk-len`: Redis breaks the connection instead of answering."""
     redis.command("CONFIG", "SET", "proto-max-bulk-len", "1048576")
     slow = ("--set", "store.flush_interval_s=60")  # what is flushed goes together, and whole
-    async with daemon_behind(redis, *slow, expect=rf"{STORE_AWAY}|does not take session big") as (_, store):
+    async with daemon_behind(redis, *slow, expect=rf"{STORE_AWAY}|refuses session big") as (_, store):
         for number in range(20):
             await store.save(SessionState(f"small-{number}", status="active"))
         await store.save(SessionState("big", status="active"))
@@ -243,7 +243,7 @@ async def test_a_session_too_large_for_the_line_is_found_and_holds_up_no_other(r
             assert int(redis.command("STRLEN", "voicesession:big").strip(b":\r\n")) > 4_500_000
         finally:
             # not in the loop, which is that of the link as well
-            await asyncio.to_thread(daemon.close, expect=rf"{STORE_AWAY}|does not take session big")
+            await asyncio.to_thread(daemon.close, expect=rf"{STORE_AWAY}|refuses session big")
 
 
 @on_both

@@ -284,7 +284,7 @@ def test_a_later_block_takes_a_call_over_from_an_earlier_one(store: sync.Store) 
 
 def test_the_error_says_why_a_call_is_not_resumed(store: sync.Store, other: sync.Store) -> None:
     with store.hold(a_call()):
-        with pytest.raises(ConflictError, match=r"c1 is w1's, which is alive.*steal=True") as live:
+        with pytest.raises(ConflictError, match=r"c1 is held by w1, which is alive.*steal=True") as live:
             other.hold(a_call(), resume=True).__enter__()
         assert live.value.owner == "w1"
     with pytest.raises(ConflictError, match=r"c1 has ended at \S+ \(completed\).*replace_ended=True") as ended:

@@ -194,9 +194,7 @@ class Stage:
     def close(self) -> None:
         if self.setup == "journal-full" and self.daemon.process is not None:
             resource.prlimit(self.daemon.process.pid, resource.RLIMIT_FSIZE, self.limits)
-        self.daemon.close(
-            expect="journal does not take writes|File too large|disk|the store does not take|not yet in"
-        )
+        self.daemon.close(expect="journal can't be written|File too large|disk|the store refuses|not yet in")
         if self.redis is not None:
             self.redis.close()
 

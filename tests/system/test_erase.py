@@ -28,6 +28,8 @@ MARKERS = (
     b"erase-me-call",
 )
 
+ERASED = "erased: no file of the daemon or its store contains its bytes any more"
+
 SEGMENT_BYTES = 16 * 1024 * 1024
 
 
@@ -225,11 +227,11 @@ def test_the_command_says_what_stays_beyond_reach(daemon: Daemon, capfd: pytest.
 
     assert callstate("erase", "c1")[0] == 1
     status, out, _ = callstate("erase", "c1", "--end")
-    assert (status, out.splitlines()[0]) == (0, "c1 erased: no file of daemon and store has its bytes any more")
+    assert (status, out.splitlines()[0]) == (0, f"c1 {ERASED}")
     assert "backups" in out
     assert callstate("rm", "c3", "--everywhere")[0] == 1, "it is live"
     status, out, _ = callstate("rm", "c3", "--everywhere", "--end")
-    assert (status, out.splitlines()[0]) == (0, "c3 erased: no file of daemon and store has its bytes any more")
+    assert (status, out.splitlines()[0]) == (0, f"c3 {ERASED}")
     status, out, _ = callstate("erase", "c2", "--end", "--json")
     printed = json.loads(out)
     assert (printed["id"], printed["erased"], bool(printed["remains"])) == ("c2", True, True)

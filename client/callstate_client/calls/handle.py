@@ -78,12 +78,11 @@ class CallHandle(Uncopied):
         self._state = state
         self._view = StateView(state)
         self.version = record.version
-        """Of the last acknowledged mutation."""
+        """The session's version after the last acknowledged mutation."""
         self.labels: Mapping[str, str] = record.labels
-        """Its labels, as they were when it was held, or as `update(labels=…)` has set them since and that is
-        acknowledged. Read-only."""
+        """Its labels as they were on entry, or as an acknowledged `update(labels=…)` has set them. Read-only."""
         self.end_on: tuple[type[BaseException], ...] = ()
-        """Exceptions that mean the call is over, should they leave its block."""
+        """Exceptions that mean, if they leave the block, that the call is over."""
         self.handovers = record.handovers
         """How often in a row the call was claimed and then held for less than a minute, by any worker."""
         self._tenure = Tenure()
@@ -112,7 +111,7 @@ class CallHandle(Uncopied):
     def _release_dropped(self) -> None:
         self._holder.heartbeats.discard(self.id, None)
         if not (self._store.closed or self._holder.holds(self.id)):
-            _log.warning("%s is released: its handle was dropped, and never left or closed", self.id)
+            _log.warning("%s is released: its handle was dropped without being left or closed", self.id)
             self._queue_release()
             self._mark_released()
 
@@ -125,8 +124,8 @@ class CallHandle(Uncopied):
 
     @property
     def state(self) -> SessionState:
-        """The call as this worker sees it, including what is queued. Read-only: the methods of the call change it,
-        and the error of setting a member says which."""
+        """The call as this worker sees it, including what is queued. Read-only: the methods of the call change it;
+        setting a member raises an error that names the method to use."""
         return self._view
 
     @property
@@ -170,7 +169,7 @@ class CallHandle(Uncopied):
         return self._outbox.full
 
     def recovery(self, as_type: type[RecoveryT]) -> RecoveryT | None:
-        """The data to resume the call with, as a type of the caller's; see `SessionState.recovery`."""
+        """The recovery data of the call, converted to this type; see `SessionState.recovery`."""
         return self._state.recovery(as_type)
 
     # -- losing it ------------------------------------------------------------------------------------------
@@ -184,7 +183,7 @@ class CallHandle(Uncopied):
         """
         await self._tenure.wait_over()
         if self.lost is None:
-            raise StoreClosedError(f"{self.id} is not held any more")
+            raise StoreClosedError(f"{self.id} is no longer held")
         return self.lost
 
     async def wait_not_held(self) -> None:
@@ -192,7 +191,7 @@ class CallHandle(Uncopied):
         await self._tenure.wait_over()
 
     def cancel_on_lost(self) -> CancelOnLost:
-        """Cancel the current task as soon as the call is lost. What `hold(cancel_on_lost=True)` does."""
+        """Cancel the current task as soon as the call is lost, as `hold(cancel_on_lost=True)` does."""
         return self._tenure.cancel_current_task()
 
     def lose(self, error: CallstateError) -> None:
@@ -242,7 +241,7 @@ class CallHandle(Uncopied):
         self._heartbeats.start(timeout_s)
 
     def start_watchdog(self, watchdog_s: float) -> None:
-        """Send heartbeats only while `alive()` is called often enough. What `hold(watchdog_s=…)` does.
+        """Send heartbeats only while `alive()` is called often enough, as `hold(watchdog_s=…)` does.
 
         Args:
             watchdog_s: the longest time between two calls, seconds.
@@ -257,7 +256,8 @@ class CallHandle(Uncopied):
         """Send a heartbeat: for `beat="manual"`.
 
         Raises:
-            SessionNotFoundError, SessionEndedError, FencedError: the call is over, or another worker's; see `lost`.
+            SessionNotFoundError, SessionEndedError: the call is over; see `lost`.
+            FencedError: another worker holds it; see `lost`.
         """
         try:
             await self._store.update_heartbeat(self.id)
@@ -291,13 +291,13 @@ class CallHandle(Uncopied):
             role: see `Role`.
             content: what was said.
             duration_ms: how long it took to say, milliseconds; any real number, rounded.
-            at: when; default now.
+            at: when it was said; default now.
             extra: further members of the turn.
-            response_ms: from the end of what the user said to the first word of this turn, milliseconds; counted in
-                `first_response_ms` and `average_response_ms` of the metrics.
+            response_ms: time from the end of what the user said to the first word of this turn, milliseconds; goes
+                into `first_response_ms` and `average_response_ms` of the metrics.
 
         Returns:
-            the turn, to be awaited, amended by `amend()`, or left alone.
+            the turn. You can await it, change it with `amend()`, or ignore it.
 
         Raises:
             DocumentError: this can't be sent; nothing has changed.
@@ -339,8 +339,8 @@ class CallHandle(Uncopied):
         """End the call. Leaving the block does not end it a second time.
 
         Args:
-            reason: a word of the worker's choice, up to 64 bytes.
-            detail: any JSON to go with it.
+            reason: why, in a word of your choice, up to 64 bytes.
+            detail: any JSON that explains the reason.
         """
         return self._mutations.end(reason, detail, self._set_ended)
 

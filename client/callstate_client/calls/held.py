@@ -94,7 +94,7 @@ class HeldCalls:
         others = [] if steal else [calls for calls in self._of_same_worker() if not calls.heartbeats.stalled]
         if any(calls.holds(session_id) for calls in (self, *others)):
             text = (
-                f"{session_id} is held by this process already, by a block that has not been left;"
+                f"{session_id} is already held by this process, by a block that has not been left;"
                 " hold(state, resume=True) takes it over from a block of the same store"
             )
             raise ConflictError(text, owner=self.store._claimant)

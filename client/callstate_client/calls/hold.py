@@ -65,7 +65,7 @@ class Hold(Uncopied):
         if watchdog_s is not None:
             check_watchdog(watchdog_s)  # now: once the session is created, it would be too late
             if options.beat != "auto":
-                raise ValueError("a watchdog stops heartbeats in the background, which beat='manual' has none of")
+                raise ValueError("watchdog_s needs beat='auto': with beat='manual' it has no heartbeats to stop")
         self._held = held
         self._store = held.store
         self._options = options
@@ -88,7 +88,7 @@ class Hold(Uncopied):
 
     async def __aenter__(self) -> CallHandle:
         if self._handle is not None:
-            raise RuntimeError(f"{self.id} is held by this block already")
+            raise RuntimeError(f"{self.id} is already held by this block")
         self._handle = await self.open()
         if self._cancel_on_lost:
             self._guard = self._handle.cancel_on_lost()
@@ -130,7 +130,7 @@ class Hold(Uncopied):
     async def _enter(self) -> CallHandle:
         again, self._tried = self._tried, True
         if self._held.leaving:
-            raise ShuttingDownError(f"{self.id} is not taken: this worker is shutting down")
+            raise ShuttingDownError(f"{self.id} is not accepted: this worker is shutting down")
         options = self._options
         if isinstance(options.call, str):
             return await self._claim()
@@ -213,7 +213,7 @@ class Hold(Uncopied):
         if isinstance(known, CallstateError):
             return None
         if known.owner not in (None, self._store._claimant):
-            text = f"{session_id} was claimed by {known.owner} as it was created"
+            text = f"{session_id} was claimed by {known.owner} while it was being created"
             raise FencedError(text, epoch=known.epoch, owner=known.owner)
         return known.epoch
 

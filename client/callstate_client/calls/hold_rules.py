@@ -79,12 +79,12 @@ class HoldOptions(Struct, frozen=True, kw_only=True):
         if not isinstance(call, str | SessionState):
             raise TypeError(f"hold() takes a SessionState or a session's id, not {type(call).__name__}")
         if isinstance(call, str) and self.labels is not None:
-            raise ValueError("labels are for a new session; this one is there already")
+            raise ValueError("labels can only be given to a new session; this one already exists")
         if not isinstance(call, str) and self.steal and not self.resume:
-            raise ValueError("only a session that is there already can be stolen")
+            raise ValueError("only an existing session can be stolen: give its id, or resume=True")
         if isinstance(call, str) and (self.replace_ended or self.resume):
             name = "replace_ended" if self.replace_ended else "resume"
-            raise ValueError(f"{name} goes with a state; an id is claimed")
+            raise ValueError(f"{name} needs a SessionState; a session given by its id is claimed")
         if self.beat not in ("auto", "manual"):
             raise ValueError(f"beat is 'auto' or 'manual', not {self.beat!r}")
         requests.beside_state(self.labels, self.heartbeat_timeout_s, self.max_duration_s, "")
@@ -161,14 +161,14 @@ def taken(error: ConflictError, session_id: str, known: Record | BaseException) 
     if known.state.is_active:
         held = f"held by worker {known.owner}" if known.owner else "held by no worker"
         text = (
-            f"{session_id} is there already: {known.state.status}, {held};"
-            f" hold({session_id!r}), or hold(state, resume=True), goes on with it"
+            f"{session_id} already exists: {known.state.status}, {held};"
+            f" hold({session_id!r}) or hold(state, resume=True) continues it"
         )
     else:
         ended = _ended(error.ended_at, error.reason or known.ended_reason)
         text = (
-            f"{session_id} was there already and {ended};"
-            " hold(state, replace_ended=True) begins it anew, and keeps nothing of it"
+            f"{session_id} already exists and {ended};"
+            " hold(state, replace_ended=True) replaces it and keeps nothing of it"
         )
     return ConflictError(text, **error.data)
 
@@ -192,7 +192,7 @@ def not_claimable(error: SessionEndedError, session_id: str) -> SessionEndedErro
     """The error for a claim, by id, of a call that has ended: it says when and why, and what can be done."""
     text = (
         f"{session_id} {_ended(error.ended_at, error.reason)}, so it can't be held;"
-        " hold(state, replace_ended=True) begins it anew"
+        " hold(state, replace_ended=True) begins a new call under its id"
     )
     return SessionEndedError(text, **error.data)
 
@@ -202,7 +202,7 @@ def not_resumed(error: SessionEndedError, session_id: str) -> ConflictError:
     the time in which it can be revived is over."""
     text = (
         f"{session_id} {_ended(error.ended_at, error.reason)}, so it is not resumed;"
-        " hold(state, resume=True, replace_ended=True) begins it anew, and keeps nothing of it"
+        " hold(state, resume=True, replace_ended=True) replaces it and keeps nothing of it"
     )
     return ConflictError(text, status=Status.ENDED, ended_at=error.ended_at, reason=error.reason)
 

@@ -75,7 +75,7 @@ class LossWatch:
             pass
         except CallstateError as error:  # most likely an older daemon
             self._too_old = True
-            _log.info("no events for held calls: %s", error)
+            _log.info("can't receive events for held calls: %s", error)
 
     async def _handle(self, event: Event) -> None:
         if event.type == GAP:
@@ -95,7 +95,7 @@ class LossWatch:
         try:
             self._on_drain(bool((await self._store.stats()).get("draining")))
         except CallstateError as error:
-            _log.debug("whether the host drains is not known: %s", error)
+            _log.debug("can't tell whether the host is draining: %s", error)
 
     def _check_soon(self, call: CallHandle) -> None:
         # in a task: a late reply must not hold up the events of other calls

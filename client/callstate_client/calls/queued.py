@@ -99,7 +99,7 @@ class TurnHandle(Queued):
 
         Raises:
             MethodNotFoundError: the daemon is too old to amend any turn but the last.
-            StoreClosedError: the call is not held any more.
+            StoreClosedError: the call is no longer held.
         """
         return self._amender.amend(self, content, duration_ms, extra)
 

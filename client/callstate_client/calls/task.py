@@ -109,7 +109,7 @@ def check_watchdog(timeout_s: float) -> None:
         ValueError: it is not above 0.
     """
     if not timeout_s > 0:
-        raise ValueError(f"watchdog_s is a number of seconds above 0, not {timeout_s!r}")
+        raise ValueError(f"watchdog_s must be a number of seconds above 0, not {timeout_s!r}")
 
 
 class Watchdog:

@@ -11,7 +11,7 @@ __all__ = ["StateView", "shown"]
 INSTEAD: Final = {
     "add_turn": "call.add_turn(…)",
     "append_turn": "call.add_turn(…)",
-    "history": "call.add_turn(…), or turn.amend(…) of what that gave",
+    "history": "call.add_turn(…), or amend(…) of what it returned",
     "record_interruption": "call.record_interruption()",
 }
 """The call's method for each attempt to change the state."""
@@ -51,4 +51,4 @@ def shown(state: SessionState) -> SessionState:
 
 def _refuse(name: str) -> NoReturn:
     instead = INSTEAD.get(name, f"call.update({name}=…)")
-    raise AttributeError(f"call.state is read-only: {name} changes by {instead}")
+    raise AttributeError(f"call.state is read-only: use {instead}")

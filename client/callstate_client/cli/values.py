@@ -21,7 +21,7 @@ def positive(text: str) -> float:
     """A number over 0."""
     value = _number(text)
     if not value > 0:
-        raise ArgumentTypeError(f"a number over 0, not {text!r}")
+        raise ArgumentTypeError(f"expected a number above 0, not {text!r}")
     return value
 
 
@@ -29,7 +29,7 @@ def fraction(text: str) -> float:
     """A number from 0 to 1."""
     value = _number(text)
     if not 0 <= value <= 1:
-        raise ArgumentTypeError(f"a fraction from 0 to 1, not {text!r}")
+        raise ArgumentTypeError(f"expected a fraction from 0 to 1, not {text!r}")
     return value
 
 
@@ -39,14 +39,14 @@ def _number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ArgumentTypeError(f"a number, not {text!r}")
+        raise ArgumentTypeError(f"expected a number, not {text!r}")
     return value
 
 
 def count(text: str) -> int:
     """A whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"a whole number, 1 or more, not {text!r}")
+        raise ArgumentTypeError(f"expected a whole number, 1 or more, not {text!r}")
     return int(text)
 
 
@@ -54,7 +54,7 @@ def label(text: str) -> tuple[str, str]:
     """NAME=VALUE."""
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise ArgumentTypeError(f"NAME=VALUE, not {text!r}")
+        raise ArgumentTypeError(f"expected NAME=VALUE, not {text!r}")
     return name, value
 
 
@@ -62,14 +62,14 @@ def cursor(text: str) -> Cursor:
     """STREAM:SEQ, a place in the stream of events."""
     stream, _, seq = text.rpartition(":")
     if not (stream and seq.isascii() and seq.isdigit() and len(seq) <= 18):
-        raise ArgumentTypeError(f"STREAM:SEQ, such as 9f2c61d07a3be458:17, not {text!r}")
+        raise ArgumentTypeError(f"expected STREAM:SEQ, such as 9f2c61d07a3be458:17, not {text!r}")
     return Cursor(stream, int(seq))
 
 
 def session_id(text: str) -> str:
     """A session's id."""
     if not is_session_id(text):
-        raise ArgumentTypeError(f"{SESSION_ID_RULE}, not {text!r}")
+        raise ArgumentTypeError(f"expected {SESSION_ID_RULE}, not {text!r}")
     return text
 
 
@@ -82,7 +82,7 @@ def since(text: str) -> datetime:
         return parse_time(text)
     except (ValueError, OverflowError) as error:
         expected = "a time such as 2026-05-01T12:00:00Z or an age such as 10m"
-        raise ArgumentTypeError(f"{expected}, not {text!r}") from error
+        raise ArgumentTypeError(f"expected {expected}, not {text!r}") from error
 
 
 def names_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
@@ -105,5 +105,5 @@ def sort_key_of(known: Iterable[str]) -> Callable[[str], tuple[str, bool]]:
 
 def _known(name: str, known: Iterable[str]) -> str:
     if name not in known:
-        raise ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        raise ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
     return name

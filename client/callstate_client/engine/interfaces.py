@@ -217,7 +217,7 @@ class _Open:
 
     def check_operator(self, caller: Caller, what: str, /) -> None:
         """There is none."""
-        raise ForbiddenError(f"there are no users here, and {what} is for operators", what=what)
+        raise ForbiddenError(f"{what} is reserved for operators, and a store without users has none", what=what)
 
     def note(self, caller: Caller, method: str, session_id: str, /) -> None:
         """Nobody reads it."""

@@ -104,7 +104,7 @@ class Sessions:
             WireError: a daemon would answer with this error.
         """
         if len(line) > protocol.LINE_BYTES:
-            raise TooLargeError(f"the line passes limits.line_bytes ({protocol.LINE_BYTES})")
+            raise TooLargeError(f"the line exceeds limits.line_bytes ({protocol.LINE_BYTES})")
         try:
             request = read_request(line.removesuffix(b"\n"))
         except BadRequest as bad:

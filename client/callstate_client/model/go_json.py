@@ -89,7 +89,7 @@ class _Nesting:
     def leave(self, kind: type) -> None:
         """Close the innermost container, which must be of this type."""
         if not self.open or type(self.open[-1]) is not kind:
-            raise ValueError("a bracket closes what is not open")
+            raise ValueError("a closing bracket without an opening one")
         self.put(self.open.pop())
 
 

@@ -190,7 +190,7 @@ class SessionState:
         try:
             return msgspec.convert(msgspec.to_builtins(data), as_type)
         except msgspec.ValidationError as error:
-            raise DocumentError(f"recovery_data is no {as_type.__name__}: {error}") from error
+            raise DocumentError(f"recovery_data is not a valid {as_type.__name__}: {error}") from error
 
     def duration(self, at: datetime | None = None) -> timedelta:
         """How long the call lasted, if it has ended, or has lasted by now or by `at`.
@@ -269,7 +269,7 @@ class SessionState:
             DocumentError: recovery data is not an object, or Go would take an extra member for a defined one.
         """
         if isinstance(self.recovery_data, _NO_OBJECTS) and self.recovery_data not in _EMPTY:
-            raise DocumentError(f"recovery_data is an object, a dict, not a {type(self.recovery_data).__name__}")
+            raise DocumentError(f"recovery_data must be a dict, not a {type(self.recovery_data).__name__}")
         if self.extra:
             check_shadows(self.extra, documents.SESSION_NAMES, "the session")
         if self.metrics.extra:

@@ -34,7 +34,7 @@ def as_text(value: object, name: str) -> str:
     if type(value) is str:
         return value if value.isascii() else well_formed(value)
     if not isinstance(value, str):
-        raise DocumentError(f"{name} is a text, not {type(value).__name__}")
+        raise DocumentError(f"{name} must be a string, not {type(value).__name__}")
     return well_formed(str.__str__(value))
 
 
@@ -47,11 +47,11 @@ def whole_ms(value: Any) -> int:
     if type(value) is int:
         whole = value
     elif isinstance(value, bool | str | bytes) or not (hasattr(value, "__index__") or hasattr(value, "__float__")):
-        raise DocumentError(f"a duration is a number of milliseconds, not {type(value).__name__}")
+        raise DocumentError(f"a duration must be a number of milliseconds, not {type(value).__name__}")
     else:
         whole = _rounded(value)
     if not 0 <= whole <= LONGEST_MS:
-        raise DocumentError(f"a duration is 0 to 2^63 - 1 milliseconds, not {whole}")
+        raise DocumentError(f"a duration must be 0 to 2^63 - 1 milliseconds, not {whole}")
     return whole
 
 
@@ -63,9 +63,9 @@ def _rounded(value: Any) -> int:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DocumentError(f"a duration is a number of milliseconds: {error}") from error
+        raise DocumentError(f"a duration must be a number of milliseconds: {error}") from error
     if not math.isfinite(number):
-        raise DocumentError(f"a duration is a number of milliseconds, not {number}")
+        raise DocumentError(f"a duration must be a number of milliseconds, not {number}")
     return round(number)
 
 
@@ -107,9 +107,9 @@ def check_names(extra: Iterable[Any], own: frozenset[str], of: str) -> None:
     """
     for name in extra:
         if not isinstance(name, str):
-            raise DocumentError(f"{of} has members with texts for names, not {type(name).__name__}")
+            raise DocumentError(f"names of members of {of} must be strings, not {type(name).__name__}")
         if name in own:
-            raise DocumentError(f"`{name}` is no further member of {of}: it is given by its own name")
+            raise DocumentError(f"`{name}` is a member of {of} of its own: pass it by its name, not in extra")
 
 
 def turn_extra(extra: dict[str, Any] | None, response_ms: Any) -> dict[str, Any] | None:

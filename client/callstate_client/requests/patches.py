@@ -100,7 +100,8 @@ def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
             for other, inner in further.items():
                 if other in _MEMBERS:
                     raise InvalidParamsError(
-                        f"`{other}` is no further member: it is given by its own name", path=f"$.params.set.{other}"
+                        f"`{other}` is a member of its own: pass it by its name, not in extra",
+                        path=f"$.params.set.{other}",
                     )
                 patch[other] = _patched(other, inner)
         elif name in _KNOWN:
@@ -239,7 +240,7 @@ def find_turn(state: SessionState, index: int | None, role: str | None) -> int:
     if not 0 <= place < len(history):
         raise ConflictError(f"there is no turn {asked} to amend: the session has {len(history)}")
     if role is not None and history[place].role != role:
-        raise ConflictError(f"turn {asked} is another role's")
+        raise ConflictError(f"turn {asked} has another role")
     return place
 
 

@@ -41,7 +41,7 @@ class Redaction:
     def __init__(self, before_send: BeforeSend) -> None:
         given: object = before_send
         if not callable(given) or iscoroutinefunction(given):
-            raise TypeError(f"before_send is a function of a session id and a Turn, not {given!r}")
+            raise TypeError(f"before_send must be a function of a session id and a Turn, not {given!r}")
         self._before_send = before_send
 
     @classmethod

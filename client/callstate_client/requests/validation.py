@@ -107,7 +107,7 @@ def check_free(value: Any, place: str) -> None:
                     raise DocumentError(f"{place} is nested deeper than {FREE_DEPTH}")
                 if isinstance(node, dict):
                     if not (_TEXT.issuperset(map(type, node)) or all(isinstance(key, str) for key in node)):
-                        why = "has a key that is no string"
+                        why = "has a key that is not a string"
                     todo.append((node.values(), depth + 1))
                 else:
                     todo.append((node, depth + 1))
@@ -139,7 +139,7 @@ def _is_usual(value: Any, depth: int) -> bool:
 def _why_not(node: Any) -> str | None:
     """Why a single value can't be sent; None if it can."""
     if isinstance(node, float):
-        return None if math.isfinite(node) else f"is {node}, which JSON can't say"
+        return None if math.isfinite(node) else f"is {node}, which JSON can't represent"
     if isinstance(node, int):
         return None if INT64_MIN <= node <= INT64_MAX else "is an integer beyond 64 bits"
     if isinstance(node, str):

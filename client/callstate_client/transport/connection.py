@@ -148,7 +148,7 @@ class Connection:
                 # this one refuses; until then requests time out with this as the reason
                 reported = str(self._refused)
                 worker_id = self._identity and self._identity.worker_id
-                _log.error("no use of %s as %s, trying again: %s", self.path, worker_id, reported)
+                _log.error("can't use %s as worker %s, trying again: %s", self.path, worker_id, reported)
 
     async def close(self) -> None:
         """Disconnect. Pending requests fail with StoreClosedError. May be called twice."""
@@ -301,13 +301,13 @@ class Connection:
                 if waiter is None:
                     continue
                 if isinstance(waiter, CallstateError):
-                    _log.error("the daemon answered to no request: %s", waiter)
+                    _log.error("the daemon sent an error that answers no request: %s", waiter)
                 else:
                     answered = True
                     if not waiter.done():
                         waiter.set_result(line)  # type: ignore[arg-type]  # it has an id
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            _log.error("what listens at %s is no callstated (%s); disconnecting", self.path, error)
+            _log.error("the program listening at %s is not callstated (%s); disconnecting", self.path, error)
             source.transport.abort()
         if answered:  # not for any line: a daemon that refuses us may say so on each connection, and then hang up
             self._backoff.reset()

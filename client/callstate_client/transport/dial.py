@@ -112,7 +112,7 @@ class Attempt:
         if isinstance(error, REFUSALS):
             self.refused = error
         foreign = isinstance(error, InternalError)
-        why = f"what listens there does not answer as a callstated: {error}" if foreign else str(error)
+        why = f"the program listening there does not answer like callstated: {error}" if foreign else str(error)
         self.tried.append(Tried(place.path, why, final=True, refused=isinstance(error, OverloadedError)))
 
     def check(self, left_s: float) -> None:

@@ -116,7 +116,7 @@ def describe(candidate: Candidate, error: OSError) -> Tried:
     if number == errno.ECONNREFUSED:
         return Tried(path, "nobody listens", final=True)
     if number == errno.EAGAIN:  # unix(7): the listener's backlog is full
-        return Tried(path, "as many clients as have room wait for it already", final=True, refused=True)
+        return Tried(path, "its queue of waiting connections is full", final=True, refused=True)
     silent = isinstance(error, TimeoutError)
     why = error.strerror or str(error) or ("no answer in time" if silent else type(error).__name__)
     return Tried(path, why, final=True, silent=silent)
@@ -126,7 +126,9 @@ def no_daemon(tried: list[Tried]) -> NoDaemonError:
     """The error that lists each path tried and why it could not be used; or why the daemon there refused us."""
     for attempt in tried:
         if attempt.refused:
-            return NoDaemonError(f"the daemon at {attempt.path} takes no more clients: {attempt.why}", refused=True)
+            return NoDaemonError(
+                f"the daemon at {attempt.path} accepts no more clients: {attempt.why}", refused=True
+            )
     lines = "".join(f"\n  {attempt.path}: {attempt.why}" for attempt in tried)
     silent = any(attempt.silent for attempt in tried)
     return NoDaemonError(f"no callstated found; tried{lines}", silent=silent)

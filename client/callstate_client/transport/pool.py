@@ -218,7 +218,7 @@ class _Retry:
         if isinstance(lost, TimeoutError):
             raise RequestTimeoutError("the daemon did not answer in time; outcome unknown")
         if isinstance(lost, NoReplyError):
-            _log.error("what listens at %s is no callstated (%s); disconnecting", self._pool.path, lost)
+            _log.error("the program listening at %s is not callstated (%s); disconnecting", self._pool.path, lost)
         # a broken pipe: the line was sent without its newline at most, so the daemon has not seen a request
         self._sent = self._sent or not isinstance(lost, BrokenPipeError)
         if self._sent and not self._may_repeat():
@@ -227,6 +227,7 @@ class _Retry:
         self._ours.closing.wait(max(0.0, min(self._backoff.pause_s(), self._until - monotonic())))
         if self._sent and monotonic() >= self._until:
             if isinstance(lost, NoReplyError):
-                raise ConnectionLostError(f"what listens at {self._pool.path} is no callstated ({lost})") from lost
+                text = f"the program listening at {self._pool.path} is not callstated ({lost})"
+                raise ConnectionLostError(text) from lost
             raise ConnectionLostError(NOT_BACK) from lost
         return self.connect()

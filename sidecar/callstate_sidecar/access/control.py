@@ -210,10 +210,10 @@ class AccessControl:
         who = f"{caller.user}, worker {caller.worker}" if caller.worker else str(caller.user)
         what = f"{method} {named}" if named else method
         fields = {"uid": caller.user.uid, "method": method, "session_id": named}
-        log.info("operator_action", "operator's action by %s: %s", who, what, must=must, **fields)
+        log.info("operator_action", "operator action by %s: %s", who, what, must=must, **fields)
 
     def _others(self) -> str:
-        return f"it is another user's (access.share = {self.policy.share})"
+        return f"it belongs to another user (access.share = {self.policy.share})"
 
     # -- refusals -------------------------------------------------------------------------------------------
 

@@ -64,5 +64,5 @@ def _id(name: str, kind: str, key: str) -> int:
             hint = "; a group is written @NAME" if kind == "user" else ""
             raise ConfigError(f"{key}: no such {kind}: {name!r}{hint}") from error
     if found > MAX_ID or found == overflow_id("uid" if kind == "user" else "gid"):
-        raise ConfigError(f"{key}: {name!r} is no {kind} of its own: everybody who has none here looks like it")
+        raise ConfigError(f"{key}: {name!r} does not identify a single {kind}")
     return found

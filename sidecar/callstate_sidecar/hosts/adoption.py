@@ -109,7 +109,7 @@ class Adopter:
                 log.warning(
                     "adoption_no_room",
                     "no room for a dead host's sessions: limits.sessions or limits.hot_bytes is reached, or this "
-                    "host drains",
+                    "host is draining",
                 )
                 break
             adopted += await self._adopt_some(takes[start : start + TAKES_AT_ONCE])

@@ -94,7 +94,7 @@ class Endpoint:
                     await writer.drain()
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             log.debug(
-                "metrics_client_cut_off", "a client of metrics.listen sent no request, or did not read its reply"
+                "metrics_client_cut_off", "a client of metrics.listen sent no request or did not read the reply"
             )
         finally:
             self._clients -= 1

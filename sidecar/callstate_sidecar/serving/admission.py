@@ -70,7 +70,7 @@ class Admission:
         if self.most < limits.connections:
             log.warning(
                 "connections_lowered",
-                "limits.connections is %d, but the limit on open files has room for %d: that is what counts",
+                "limits.connections is %d, but the limit on open files allows only %d",
                 limits.connections, self.most,
             )  # fmt: skip
 

@@ -207,9 +207,7 @@ class GroupCommit:
             self._catch_up_soon()
         if cut_off:
             self._metrics.count("subscribers_cut_off", cut_off)
-            log.warning(
-                "subscribers_cut_off", "%d subscribers did not read their events, and were cut off", cut_off
-            )
+            log.warning("subscribers_cut_off", "%d subscribers did not read their events and were cut off", cut_off)
 
     def _catch_up_soon(self) -> None:
         """Send some of what subscribers have missed in the next turn."""
@@ -245,7 +243,7 @@ class GroupCommit:
             fault = None if isinstance(error, OSError) else error  # a bug: with its traceback
             log.error(
                 "journal_full",
-                "the journal does not take writes: %s; they are refused as not_durable",
+                "the journal can't be written: %s; changes are refused as not_durable",
                 error,
                 exc_info=fault,
             )

@@ -194,7 +194,7 @@ class Server:
     def handle(self, connection: ClientConnection, line: bytes | None, *, is_counted: bool = False) -> None:
         """Serve one line; None: one that was too long. `is_counted`: it has not too many values."""
         if line is None:
-            too_large = TooLargeError(f"the line passes limits.line_bytes ({connection.line_bytes})")
+            too_large = TooLargeError(f"the line exceeds limits.line_bytes ({connection.line_bytes})")
             self._refuse(connection, NULL_ID, too_large)
             return
         if len(line) >= LONG_BYTES and not is_counted and may_be_dense(line):

@@ -127,7 +127,7 @@ class Outcomes:
         self._metrics.count("store_set_aside")
         log.warning(
             "foreign_write_set_aside",
-            "session %s: other software had changed it in the store; that is set aside for the TTL",
+            "session %s: other software had changed it in the store; that change is set aside for the TTL",
             session_id,
             session_id=session_id,
         )
@@ -194,14 +194,14 @@ class Outcomes:
     def _quarantine(
         self, session_id: str, why: str, *, deleted: bool, alone: bool = False, bug: Exception | None = None
     ) -> None:
-        """The store does not take this session or deletion: keep it, log that once, and try again later."""
+        """The store refuses this session or deletion: keep it, log that once, and try again later."""
         already = session_id in self._table.quarantined
         self._queue.quarantine(session_id, why, self._clock.mono(), alone=alone)
         self._metrics.count("store_refused")
         if not already:  # every later turn of the call is refused again
             log.error(
                 "store_refused",
-                "the store does not take %s %s (%s); it stays here and in the journal, and is tried again",
+                "the store refuses %s %s (%s); it stays here and in the journal, and is tried again",
                 "the deletion of session" if deleted else "session", session_id, why,
                 exc_info=bug, session_id=session_id,
             )  # fmt: skip

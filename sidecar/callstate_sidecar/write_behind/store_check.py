@@ -183,7 +183,7 @@ class StoreCheck:
             if flaws.get(session_id) is Flaw.WRONG_TYPE:
                 _add(result, Finding("wrong_type", *TEXTS["wrong_type"], session_id=session_id))
             elif refusal is not None:
-                detail = f"the store does not take it: {refusal.why}"
+                detail = f"the store refuses it: {refusal.why}"
                 _add(result, Finding("refused", detail, f"see callstate quarantine show {session_id}", session_id))
         result.left_out += max(0, len(self._table.quarantined) - len(refused))
 

@@ -152,7 +152,7 @@ class StoreState:
         else:
             self.publish("store.down", self.error)
             log.at(
-                self._severity, "store_down", "the store is %s: %s; serving goes on, %d dirty",
+                self._severity, "store_down", "the store is %s: %s; serving continues, %d dirty",
                 self.status, self.error, dirty, store=self.status,
             )  # fmt: skip
 

@@ -71,7 +71,7 @@ async def test_an_id_in_the_way_says_how_it_stands(target: Target, w1: CallStore
     await w1.end("c1", "caller_hangup")
     with pytest.raises(ConflictError, match=r"caller_hangup.*replace_ended=True") as ended:
         async with w1.hold(a_call()):
-            pytest.fail("it is there already")
+            pytest.fail("it already exists")
     assert (ended.value.status, ended.value.reason) == ("ended", "caller_hangup")
     assert ended.value.ended_at
     assert ended.value.version == (await w1.get("c1")).version
@@ -133,9 +133,9 @@ async def test_a_hold_that_resumes_creates_what_is_not_there(target: Target, w1:
 async def test_a_hold_that_resumes_claims_what_is_there(target: Target, w1: CallStore, w2: CallStore) -> None:
     async with w1.hold(a_call(provider="telnyx"), labels={"app": "sales"}) as first:
         await first.add_turn("user", "hello", 90)
-        with pytest.raises(ConflictError, match=r"c1 is w1's, which is alive.*steal=True") as live:
+        with pytest.raises(ConflictError, match=r"c1 is held by w1, which is alive.*steal=True") as live:
             async with w2.hold(a_call(), resume=True):
-                pytest.fail("it is w1's, which is alive")
+                pytest.fail("it is held by w1, which is alive")
         assert live.value.owner == "w1"
         await first.release()
     async with w2.hold(a_call(provider="sip"), labels={"app": "other"}, resume=True) as call:

@@ -218,7 +218,7 @@ async def test_another_server_is_disconnected(
         peer.send(garbage)
         peer.reply((await peer.requests(1))[0], {})  # on a new connection
         await task
-    assert "no callstated" in caplog.text
+    assert "not callstated" in caplog.text
 
 
 async def test_a_reply_that_makes_no_sense_costs_its_own_call(peer: ScriptedPeer, store: SidecarStore) -> None:
@@ -317,7 +317,7 @@ async def test_a_bad_id_does_not_spoil_the_beats_of_others(peer: ScriptedPeer, s
 # -- who is not welcome ---------------------------------------------------------------------------------------
 
 REFUSALS: list[WireError] = [
-    ConflictError("another process is registered as 'w1', and lives", owner="w1"),
+    ConflictError("another live process is registered as 'w1'", owner="w1"),
     InvalidParamsError("not a worker id", path="$.params.worker_id", expected="something else"),
     ForbiddenError("not you"),
 ]
@@ -497,6 +497,6 @@ async def test_another_server_is_named_as_not_callstated(
             gone.set()
 
     async with await asyncio.get_running_loop().create_unix_server(Other, short_dir / "s"):
-        with pytest.raises(NoDaemonError, match="does not answer as a callstated"):
+        with pytest.raises(NoDaemonError, match="does not answer like callstated"):
             await connect(short_dir / "s", wait_s=0, register=register)
         await gone.wait()

@@ -56,11 +56,11 @@ class CallHeartbeats:
         """
 
         def pause() -> None:
-            _log.warning("%s: not alive() for %g s, so no more heartbeats", self._session_id, watchdog_s)
+            _log.warning("%s: alive() was not called for %g s, so heartbeats stop", self._session_id, watchdog_s)
             self.stop()
 
         def go_on() -> None:
-            _log.warning("%s: alive() again, so heartbeats go on", self._session_id)
+            _log.warning("%s: alive() was called again, so heartbeats resume", self._session_id)
             if self._timeout_s is not None:
                 self.start(self._timeout_s)
             on_return()

@@ -74,7 +74,7 @@ class HeartbeatTask:
                 call.retime(timeout_s, loop.time())
         except CallstateError as error:
             if error.retryable:
-                _log.warning("no heartbeat of %s: %s", session_id, error)
+                _log.warning("could not send a heartbeat for %s: %s", session_id, error)
                 call.retry(HEARTBEAT.longest_s, loop.time())
             elif self._schedule.drop(session_id, call):
                 call.lose(error)

@@ -162,7 +162,7 @@ class HeartbeatThread:
         fault = None if isinstance(error, OSError | CallstateError) else error  # a bug: with its traceback
         if str(error) != self._reported:  # not each time: there are several attempts a second
             self._reported = str(error)
-            _log.warning("no heartbeat of %d calls: %s", len(due), error, exc_info=fault)
+            _log.warning("could not send heartbeats for %d calls: %s", len(due), error, exc_info=fault)
         with self._changed:
             for call in due.values():
                 call.retry(pause_s, self._clock())
@@ -193,7 +193,7 @@ class HeartbeatThread:
         """A connection to the first place that answers.
 
         Raises:
-            CallstateError: there is none, or the daemon does not take this worker.
+            CallstateError: there is none, or the daemon refuses this worker.
         """
         attempt = Attempt(self._places())
         found = dial(attempt, self._identity(), REPLY_S, self._opened)

@@ -164,7 +164,7 @@ class InFlight:
         if was_posted and isinstance(error, ConnectionLostError):
             return True  # the next attempt waits for another connection
         if self.last_error is None:
-            _log.warning("%s of %s is kept for later: %s", self._first.method, self._session_id, error)
+            _log.warning("%s of %s is kept and sent again later: %s", self._first.method, self._session_id, error)
         self.last_error = error
         if self._backoff is None:
             self._backoff = Backoff(DELIVER)

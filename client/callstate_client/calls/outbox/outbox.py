@@ -108,7 +108,7 @@ class Outbox:
             size: of its JSON, bytes.
 
         Raises:
-            StoreClosedError: the call is not held any more.
+            StoreClosedError: the call is no longer held.
             TooLargeError: it does not fit into any request.
             OverloadedError: the outbox is full.
             RuntimeError: this is not the call's loop.
@@ -121,7 +121,7 @@ class Outbox:
     def _check_open(self) -> None:
         check_loop(self._loop, self.session_id)
         if self.closed:
-            raise StoreClosedError(f"{self.session_id} is not held any more")
+            raise StoreClosedError(f"{self.session_id} is no longer held")
 
     def add_turn(self, turn: bytes, change: TurnAdded) -> OutboxEntry:
         """Queue a turn's JSON; `check_room` comes first."""

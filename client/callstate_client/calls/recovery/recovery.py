@@ -69,7 +69,7 @@ class Recovery:
     ) -> None:
         """Run a handler for each call; see `CallStore.recover`."""
         if concurrency < 1:
-            raise ValueError(f"concurrency is 1 or more, not {concurrency!r}")
+            raise ValueError(f"concurrency must be 1 or more, not {concurrency!r}")
         slots = asyncio.Semaphore(concurrency)
         running: set[asyncio.Task[None]] = set()
 

@@ -23,7 +23,7 @@ async def erase(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     if out.as_json:
         out.document({"id": args.id, "erased": True, "remains": remains})
     else:
-        out.text(f"{args.id} erased: no file of daemon and store has its bytes any more")
+        out.text(f"{args.id} erased: no file of the daemon or its store contains its bytes any more")
         out.text("beyond the daemon's reach:")
         for place in remains:
             out.text(f"- {place}")

@@ -117,7 +117,7 @@ def _report(work: _Import, out: Output) -> None:
     told = [f"{work.outcomes[outcome]} {outcome.value}" for outcome in Outcome if work.outcomes[outcome]]
     if work.failed:
         told.append(f"{work.failed} failed")
-    out.text("\n".join(told) or "there are no calls in it")
+    out.text("\n".join(told) or "the export contains no calls")
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ async def _ls(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     elif refused:
         out.text(_table(refused))
     else:
-        out.text("nothing is in quarantine")
+        out.text("the quarantine is empty")
     return 0
 
 
@@ -81,7 +81,7 @@ async def _drop(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     if out.as_json:
         out.document({"id": args.id, "dropped": True})
     else:
-        out.text(f"{args.id} dropped: what the store has is what counts")
+        out.text(f"{args.id} dropped; from now on, what the store has counts")
     return 0
 
 

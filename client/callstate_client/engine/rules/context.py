@@ -183,7 +183,7 @@ class Context:
             ShuttingDownError, OverloadedError: there is no room.
         """
         if self.draining:
-            raise ShuttingDownError("the daemon drains: it takes no new sessions")
+            raise ShuttingDownError("the daemon is draining: it accepts no new sessions")
         if len(self.table.sessions) >= self.limits.sessions:
             raise OverloadedError(f"limits.sessions ({self.limits.sessions}) is reached")
         if creator is not None and self.user_sessions is not None:
@@ -192,7 +192,7 @@ class Context:
                 raise OverloadedError(f"limits.per_uid.sessions ({most}) is reached: {creator}")
         self.room.check_new(self.limits)
         if not self.host.accepts_new:
-            raise OverloadedError("the store is away and store.max_dirty_bytes is reached")
+            raise OverloadedError("the store is down and store.max_dirty_bytes is reached")
 
     def check_brought_in(self) -> None:
         """Refuse a session that is only in the store and would become hot, if there is no room for it.
@@ -244,7 +244,7 @@ class Context:
             TooLargeError: it has more.
         """
         if size > self.limits.session_bytes:
-            raise TooLargeError(f"the session would pass limits.session_bytes ({self.limits.session_bytes})")
+            raise TooLargeError(f"the session would exceed limits.session_bytes ({self.limits.session_bytes})")
 
     def check_head(self, size: int, before: int = 0) -> None:
         """Refuse a head of more bytes than `limits.head_bytes`: an update costs what the head is long.
@@ -258,7 +258,7 @@ class Context:
         """
         if size > self.limits.head_bytes and size > before:
             raise TooLargeError(
-                f"the session without its history would pass limits.head_bytes ({self.limits.head_bytes})"
+                f"the session without its history would exceed limits.head_bytes ({self.limits.head_bytes})"
             )
 
     def now_us(self) -> int:

@@ -205,7 +205,7 @@ def check_in_steps(text: bytes, outer: int = 0) -> Generator[None]:
                 deepest.append(byte)
         elif byte in b"]}":
             if not stack or _CLOSERS[stack.pop()] != byte:
-                raise ValueError("a bracket closes what is not open")
+                raise ValueError("a closing bracket without an opening one")
             deepest.clear()
             piece.low = min(piece.low, len(stack))
         elif byte == _QUOTE:

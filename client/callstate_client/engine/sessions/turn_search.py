@@ -49,7 +49,7 @@ def find_turn(doc: Document, index: int | None, role: str | None = None, without
         raise ConflictError(f"there is no turn {asked} to amend: the session has {doc.turn_count}")
     place = _place(doc, index)
     if role is not None and _roles(b"[%b]" % place.text)[0] != role:
-        raise ConflictError(f"turn {asked} is another role's")
+        raise ConflictError(f"turn {asked} has another role")
     return place
 
 

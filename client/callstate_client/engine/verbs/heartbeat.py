@@ -30,7 +30,7 @@ def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> Result | Defe
     """{"session_ids":["c1","c2"]}"""
     if (p.session_id is None) == (p.session_ids is None):
         raise InvalidParamsError(
-            "one of `session_id` and `session_ids` at $.params", path="$.params",
+            "expected either `session_id` or `session_ids` at $.params", path="$.params",
             expected="one of session_id and session_ids",
         )  # fmt: skip
     if p.session_id is None:
@@ -153,7 +153,7 @@ class _HeartbeatOfMany:
                 self._lists["missing"].append(session_id)
                 return
             if ctx.guard is not None and not ctx.guard.may_beat(caller.user, session.facts):
-                raise FencedError("it is another user's")
+                raise FencedError("it belongs to another user")
             check_authority(ctx, caller, session, None)
         except NotCached:
             self._waiting += 1

@@ -85,7 +85,8 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> Result:
         return load_session(session, p.history, for_worker=True)
     has_other_owner = session.facts.owner not in ("", worker_id)
     if has_other_owner and phase is Phase.LIVE and not p.steal and session.id not in ctx.departures.pending:
-        raise ConflictError(f"the session is {session.facts.owner}'s, which is alive", owner=session.facts.owner)
+        owner = session.facts.owner
+        raise ConflictError(f"the session is held by {owner}, which is alive", owner=owner)
     _take(ctx, caller, session, worker_id, p)
     if p.steal and ctx.guard is None:
         ctx.access.note(caller, "session.claim", session.id)
@@ -109,7 +110,8 @@ def _across_hosts(ctx: Context, session: Session, worker_id: str, *, steal: bool
     reason = facts.orphan or session.suspected or ("" if facts.owner else UNOWNED)
     is_dead = not reason and ctx.host.is_dead(host)
     if not (reason or is_dead or steal):
-        raise ConflictError(f"the session is {facts.owner}'s at host {host}, which is alive", owner=facts.owner)
+        text = f"the session is held by {facts.owner} on host {host}, which is alive"
+        raise ConflictError(text, owner=facts.owner)
     ctx.check_room()
     why = reason or (HOST_LOST if is_dead else STOLEN)
     return NotOurs(session, owner=worker_id, force=is_dead or steal, why=why)
@@ -286,5 +288,5 @@ def _claimer_id(caller: Caller, worker_id: str) -> str:
         ForbiddenError: it is the id of another worker.
     """
     if caller.worker and worker_id != caller.worker:
-        raise ForbiddenError(f"this connection is {caller.worker}'s and can't claim for another")
+        raise ForbiddenError(f"this connection is registered as {caller.worker} and can't claim for another worker")
     return checked_worker(worker_id)

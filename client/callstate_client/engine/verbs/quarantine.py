@@ -117,7 +117,7 @@ def _quarantined(ctx: Context, session_id: str) -> Refusal | SetAsideRecord:
         return refusal
     copies = ctx.table.set_aside.of(session_id)
     if not copies:
-        raise SessionNotFoundError(f"nothing of {session_id} is in quarantine")
+        raise SessionNotFoundError(f"{session_id} is not in quarantine")
     return copies[-1]
 
 

@@ -32,6 +32,6 @@ def _checked_types(types: list[str]) -> frozenset[str]:
         if name not in _KNOWN:
             path, expected = f"$.params.types[{place}]", f"one of {', '.join(sorted(TYPES))}"
             raise InvalidParamsError(
-                f"no type of event at {path}: expected {expected}", path=path, expected=expected
+                f"unknown type of event at {path}: expected {expected}", path=path, expected=expected
             )
     return frozenset(types)

@@ -40,7 +40,7 @@ def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> Result | Deferre
     one, several = p.turn, p.turns
     if (one is UNSET) == (several is UNSET):
         raise InvalidParamsError(
-            "one of `turn` and `turns` at $.params", path="$.params", expected="one of turn and turns"
+            "expected either `turn` or `turns` at $.params", path="$.params", expected="one of turn and turns"
         )
     session, done = changeable(ctx, caller, p)
     if done is not None:

@@ -260,7 +260,7 @@ class Workers:
                 return outcome
         elif worker.state is WorkerState.CONNECTED or (worker.watched and worker.state is not WorkerState.EXITED):
             raise ConflictError(
-                f"another process is registered as {worker.worker_id!r}, and lives", owner=worker.worker_id
+                f"another live process is registered as {worker.worker_id!r}", owner=worker.worker_id
             )
         return self._learn(worker, WorkerEvidence.SUPERSEDED)
 

@@ -144,7 +144,7 @@ async def test_an_entry_without_an_answer_can_be_made_again(store: GatedStore, o
 
 async def test_a_held_call_is_not_released_by_the_entry_of_another_hold(store: GatedStore) -> None:
     async with store.hold(a_call()) as call:
-        with pytest.raises(ConflictError, match="held by this process already"):
+        with pytest.raises(ConflictError, match="already held by this process"):
             await store.hold("c1").__aenter__()
         await store._held.background.settle()
         await call.add_turn("user", "hello")
@@ -165,19 +165,19 @@ async def test_closing_the_store_ends_what_goes_on_in_the_background(
 async def test_a_hold_is_one_block_at_a_time(store: CallStore) -> None:
     hold = store.hold(a_call())
     async with hold:
-        with pytest.raises(RuntimeError, match="held by this block already"):
+        with pytest.raises(RuntimeError, match="already held by this block"):
             await hold.__aenter__()
 
 
 async def test_the_error_for_a_taken_id_says_what_is_there(store: GatedStore, other: MemoryStore) -> None:
     await other.save(a_call())
     with pytest.raises(
-        ConflictError, match=r"c1 is there already: active, held by worker w2; hold\('c1'\)"
+        ConflictError, match=r"c1 already exists: active, held by worker w2; hold\('c1'\)"
     ) as caught:
         await store.hold(a_call()).__aenter__()
     assert caught.value.version
     await other.end("c1", "transferred")
-    with pytest.raises(ConflictError, match=r"c1 was there already and has ended at \S+ \(transferred\)"):
+    with pytest.raises(ConflictError, match=r"c1 already exists and has ended at \S+ \(transferred\)"):
         await store.hold(a_call()).__aenter__()
 
 

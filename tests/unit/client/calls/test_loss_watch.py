@@ -131,7 +131,7 @@ async def test_a_wait_ends_when_the_call_is_left(store: FlakyStore) -> None:
     async with store.hold(a_call()) as call:
         waiting = asyncio.create_task(call.wait_lost())
         await asyncio.sleep(0)
-    with pytest.raises(StoreClosedError, match="c1 is not held any more"):
+    with pytest.raises(StoreClosedError, match="c1 is no longer held"):
         await waiting
 
 

@@ -37,7 +37,7 @@ def test_it_shows_what_is_there_now(state: SessionState) -> None:
 def test_assigning_to_the_view_names_the_method_to_use(state: SessionState, name: str) -> None:
     before = state.to_json()
     view = StateView(state)
-    with pytest.raises(AttributeError, match=rf"by call\.update\({name}="):
+    with pytest.raises(AttributeError, match=rf"use call\.update\({name}="):
         setattr(view, name, "x")
     with pytest.raises(AttributeError):
         delattr(view, name)

@@ -190,7 +190,7 @@ class TestArguments:
     def test_a_wrong_value_is_quoted(self, capsys):
         with pytest.raises(SystemExit):
             main(["simulate", "--die", "2"])
-        assert "argument --die: a fraction from 0 to 1, not '2'" in capsys.readouterr().err
+        assert "argument --die: expected a fraction from 0 to 1, not '2'" in capsys.readouterr().err
 
     def test_version(self, capsys):
         with pytest.raises(SystemExit) as stopped:

@@ -191,5 +191,5 @@ def test_recovery_data_of_a_type_of_ones_own(data: Recovery) -> None:
 def test_recovery_data_that_is_none_or_something_else() -> None:
     assert SessionState("c1").recovery(Recovery) is None
     assert SessionState("c1", recovery_data={"node": "x"}).recovery(dict[str, str]) == {"node": "x"}
-    with pytest.raises(DocumentError, match=r"recovery_data is no Recovery: .*node"):
+    with pytest.raises(DocumentError, match=r"recovery_data is not a valid Recovery: .*node"):
         SessionState("c1", recovery_data={"item": 7}).recovery(Recovery)

@@ -86,7 +86,7 @@ def test_types_that_are_read_again_as_what_they_are(value: Any) -> None:
         (uuid.UUID(int=1), r"^recovery_data\.a\[1\] is of type UUID"),
         (object(), r"^recovery_data\.a\[1\] is of type object"),
         (Step, r"^recovery_data\.a\[1\] is of type StructMeta"),
-        ({"b": {7: "x"}}, r"^recovery_data\.a\[1\]\.b has a key that is no string"),
+        ({"b": {7: "x"}}, r"^recovery_data\.a\[1\]\.b has a key that is not a string"),
         (float("nan"), r"^recovery_data\.a\[1\] is nan"),
         (2**63, r"^recovery_data\.a\[1\] is an integer beyond"),
         (Step(object()), r"^recovery_data\.a\[1\] has a value that JSON can't say"),  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ def test_dicts_of_plain_values_have_the_same_bounds() -> None:
         (dicts(FREE_DEPTH + 1), "nested deeper"),
         (itself, "nested deeper"),
         (dicts(2, 2**63), r"^it\.a\.a is an integer beyond"),
-        (dicts(2, {7: "x"}), r"^it\.a\.a has a key that is no string"),
+        (dicts(2, {7: "x"}), r"^it\.a\.a has a key that is not a string"),
         (dicts(2, b"x"), r"^it\.a\.a is of type bytes"),
     ):
         with pytest.raises(DocumentError, match=says):
@@ -144,7 +144,7 @@ class Name(str):
 def test_keys_may_be_texts_of_any_type_and_nothing_else() -> None:
     check_free({"a": {Name("b"): "x", "c": Name("d")}, Name("e"): {}}, "it")
     for other in (7, None, b"x", ("x",)):
-        with pytest.raises(DocumentError, match="has a key that is no string"):
+        with pytest.raises(DocumentError, match="has a key that is not a string"):
             check_free({"a": {Name("b"): "x", other: "y"}}, "it")
 
 

@@ -300,7 +300,7 @@ def test_another_server_is_disconnected(
         assert again.request()["method"] == "server.ping"
         again.reply({})
         ping.result(WITHIN_S)
-    assert "no callstated" in caplog.text
+    assert "not callstated" in caplog.text
 
 
 def test_an_endless_reply_is_left(

@@ -127,7 +127,7 @@ class TestAttempt:
     def test_an_unexpected_answer_is_named(self):
         attempt = Attempt([A])
         tried(attempt, a=InternalError("SSH-2.0"))
-        with pytest.raises(NoDaemonError, match=r"does not answer as a callstated: SSH-2\.0"):
+        with pytest.raises(NoDaemonError, match=r"does not answer like callstated: SSH-2\.0"):
             attempt.check(0.0)
 
     def test_a_path_that_can_not_be_a_socket_is_hopeless(self):

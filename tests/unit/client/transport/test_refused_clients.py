@@ -1,4 +1,4 @@
-"""A daemon that takes no more clients: both fronts ask less and less often, and say why in one line."""
+"""A daemon that accepts no more clients: both fronts ask less and less often, and say why in one line."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ async def test_a_subscription_is_tried_less_and_less_often(peer: Refusing) -> No
 def test_the_command_line_says_so_in_one_line(peer: Refusing, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(10):  # whether its first write or the refusal comes first is chance
         assert run(["--socket", str(peer.path), "stats"]) == 1
-        said = f"callstate: the daemon at {peer.path} takes no more clients: {FULL.message}\n"
+        said = f"callstate: the daemon at {peer.path} accepts no more clients: {FULL.message}\n"
         assert capsys.readouterr().err == said
     assert peer.connects == 10
 
@@ -203,14 +203,14 @@ class TestAFullBacklog:
             plain(self, address)
 
         monkeypatch.setattr(socket.socket, "connect", counted)
-        with pytest.raises(NoDaemonError, match="takes no more clients") as caught:
+        with pytest.raises(NoDaemonError, match="accepts no more clients") as caught:
             await connect(full, wait_s=FOR_S, register=False)
         assert caught.value.refused
         assert 4 <= connects <= MOST_CONNECTS
 
     def test_is_waited_for_in_the_blocking_front(self, full: Path) -> None:
         before = time.monotonic()
-        with pytest.raises(NoDaemonError, match="takes no more clients"):
+        with pytest.raises(NoDaemonError, match="accepts no more clients"):
             sync.connect(full, wait_s=0.2, timeout_s=0.2)
         assert time.monotonic() - before < FOR_S
 

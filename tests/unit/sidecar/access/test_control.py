@@ -97,7 +97,7 @@ async def test_an_operator_that_holds_a_call_is_noted_once(caplog: pytest.LogCap
     for _ in range(3):
         await core.turn("a")
         await core.call("session.heartbeat", session_id="a")
-    assert logged(caplog, "operator_action") == ["operator's action by uid 0, gid 0, worker w: session.claim a"]
+    assert logged(caplog, "operator_action") == ["operator action by uid 0, gid 0, worker w: session.claim a"]
 
 
 async def test_a_flush_of_everything_and_a_repair_are_noted_where_nothing_is_restricted_too(
@@ -114,7 +114,7 @@ async def test_a_flush_of_everything_and_a_repair_are_noted_where_nothing_is_res
         ("server.check", {}),
     ):
         await core.call(method, **params)
-    who = "operator's action by uid 1001, gid 1001"
+    who = "operator action by uid 1001, gid 1001"
     assert logged(caplog, "operator_action") == [f"{who}: server.flush", f"{who}: server.check"]
 
 

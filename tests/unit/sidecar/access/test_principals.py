@@ -28,10 +28,10 @@ def test_users_and_groups_are_named_or_numbered() -> None:
         ("@no-such-group", "access.allow: no such group: 'no-such-group'"),
         ("-1", "access.allow: no such user: '-1'"),
         ("@", "access.allow: no such group: ''"),
-        ("4294967295", "access.allow: '4294967295' is no user of its own"),
-        ("65534", "access.allow: '65534' is no user of its own"),
-        ("nobody", "access.allow: 'nobody' is no user of its own"),
-        ("@65534", "access.allow: '@65534' is no group".replace("@", "")),
+        ("4294967295", "access.allow: '4294967295' does not identify a single user"),
+        ("65534", "access.allow: '65534' does not identify a single user"),
+        ("nobody", "access.allow: 'nobody' does not identify a single user"),
+        ("@65534", "access.allow: '65534' does not identify a single group"),
     ],
 )
 def test_who_does_not_exist_is_an_error(text: str, fault: str) -> None:

@@ -121,7 +121,7 @@ def test_those_on_their_way_count() -> None:
 def test_what_does_not_fit_is_not_promised(caplog: pytest.LogCaptureFixture) -> None:
     places = Places(connections=1000, fit=100)
     assert places.admission.most == 100
-    assert "limits.connections is 1000, but the limit on open files has room for 100" in caplog.text
+    assert "limits.connections is 1000, but the limit on open files allows only 100" in caplog.text
     assert places.fill(ALICE) == 95
 
 

@@ -240,7 +240,7 @@ async def test_a_bad_hour_is_one_line_in_the_log(served: Served, caplog: pytest.
     served.disk.error = ENOSPC
     for _ in range(5):
         await served.ask(save("a"))
-    assert caplog.text.count("the journal does not take writes") == 1
+    assert caplog.text.count("the journal can't be written") == 1
     assert (await served.result("server.stats"))["journal"] == "failing"
     served.disk.error = None
     await served.ask(save("a"))

@@ -173,7 +173,7 @@ async def test_a_session_that_cannot_be_encoded_is_quarantined_and_holds_up_no_o
         assert refusal.attempts == 2
         assert core.writer.store.status == "up"
     assert [line.partition(" (")[0] for line in refused(caplog)] == [
-        "the store does not take session s0", "the store does not take session s7",
+        "the store refuses session s0", "the store refuses session s7",
     ]  # fmt: skip
     assert all(record.exc_info for record in caplog.records if event_of(record) == "store_refused")
     core.clock.advance(RETRY_MAX_S)
@@ -234,9 +234,7 @@ async def test_a_deletion_that_cannot_be_encoded_is_quarantined(
         patched.setattr(core.queue, "_deletion", failing)
         await core.writer.write_round()
     assert [*core.table.quarantined] == ["s4"]
-    assert [line.partition(" (")[0] for line in refused(caplog)] == [
-        "the store does not take the deletion of session s4"
-    ]
+    assert [line.partition(" (")[0] for line in refused(caplog)] == ["the store refuses the deletion of session s4"]
     core.clock.advance(RETRY_MAX_S)
     await core.writer.write_round()
     assert not core.table.quarantined

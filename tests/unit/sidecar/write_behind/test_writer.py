@@ -155,7 +155,7 @@ async def test_one_that_the_store_can_not_take_holds_up_no_other(caplog: pytest.
     for _ in range(5):
         await core.turn("s1")
         await core.writer.write_round()
-    assert caplog.text.count("does not take session s1") == 1, "said once"
+    assert caplog.text.count("refuses session s1") == 1, "said once"
     assert "s1" in core.replayed().sessions, "and the journal has it"
     core.memory.rejected = set()
     await core.turn("s1")
@@ -199,7 +199,7 @@ async def test_a_deletion_that_is_refused_survives_a_restart(caplog: pytest.LogC
     await core.call("session.delete", session_id="s0")
     core.memory.rejected = {"s0"}
     await core.writer.write_round()
-    assert "does not take the deletion of session s0" in caplog.text
+    assert "refuses the deletion of session s0" in caplog.text
     assert await core.writer.flush(None, 0.01) == {"flushed": 0, "unflushed": 1}
     table = core.replayed()
     all_dirty(table, 0.0)
@@ -252,7 +252,7 @@ async def test_a_session_that_is_not_answered_is_found_and_holds_up_no_other(
     assert core.session("s7").quarantined == "unanswered: Timeout reading from socket"
     assert sum("s7" in batch for batch in sent) <= 6, "halved each time"
     assert core.writer.store.status == "up"
-    assert "does not take session s7 (unanswered" in caplog.text
+    assert "refuses session s7 (unanswered" in caplog.text
     before = len(sent)
     for name in ("s7", "s8", "s9"):
         await core.turn(name)

@@ -393,7 +393,7 @@ async def test_it_is_tried_until_there_is_a_daemon_that_knows_us(
             if refused:
                 side = calls.known()
                 side.request()
-                side.refuse(ConflictError("another process is registered as 'w1', and lives", owner="w1"))
+                side.refuse(ConflictError("another live process is registered as 'w1'", owner="w1"))
             calls.look()
             await calls.turn()
     if not refused:
@@ -402,7 +402,7 @@ async def test_it_is_tried_until_there_is_a_daemon_that_knows_us(
     assert heartbeats_of(calls.accept()) == ["c1"]
     told = [record.message for record in caplog.records]
     assert len(told) == 1, "not each time"
-    assert ("registered as 'w1'" if refused else "no heartbeat of 1 calls") in told[0]
+    assert ("registered as 'w1'" if refused else "could not send heartbeats for 1 calls") in told[0]
 
 
 async def test_a_store_that_is_away_does_not_cost_the_connection(calls: Calls) -> None:

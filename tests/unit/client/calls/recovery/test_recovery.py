@@ -544,4 +544,4 @@ async def test_breaking_off_an_iteration_releases_its_current_call(
         assert await first() == "c1"
         gc.collect()
         assert (await anext(events)).session_id == "c1"
-    assert "never left or closed" in caplog.text
+    assert "without being left or closed" in caplog.text
