@@ -64,14 +64,9 @@ class NodeWatch:
             Exception: `error`, as it answers, or no other does.
         """
         if node not in self._judging:
-            self._judging[node] = asyncio.ensure_future(self._is_alone_away(node, primaries))
-        judging = self._judging[node]
-        try:
-            is_away = await asyncio.shield(judging)
-        finally:
-            if judging.done():
-                self._judging.pop(node, None)
-        if not is_away:
+            judging = self._judging[node] = asyncio.ensure_future(self._is_alone_away(node, primaries))
+            judging.add_done_callback(lambda _: self._judging.pop(node, None))
+        if not await asyncio.shield(self._judging[node]):
             raise error
         why = f"{type(error).__name__}: {error}"
         if node not in self._away:
