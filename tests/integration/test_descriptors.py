@@ -92,7 +92,7 @@ def test_operators_are_answered_while_all_connections_are_taken(capsys: pytest.C
         fill(daemon, stack)
         for command in ("stats", "doctor", "health"):
             assert run(["--socket", str(daemon.socket), command]) == 0
-        assert f"limits.connections is 1000, but the limit on open files has room for {FIT}" in daemon.log()
+        assert f"limits.connections is 1000, but the limit on open files allows only {FIT}" in daemon.log()
 
 
 def test_a_burst_of_clients_is_told_why_and_by_the_daemon_itself() -> None:
