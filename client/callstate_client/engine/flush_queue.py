@@ -99,8 +99,9 @@ class FlushQueue:
                 batch.leave_out(session_id, error)
                 taken += 1
                 continue
-            if session is not None and session.base is not None:
-                _note_sent(session, session.base, sent)
+            known = None if session is None else session.in_store
+            if session is not None and (session.base or (known and known.version == session.version)):
+                self._note_unsure(session, sent)
             batch.add(write, mark.since)
             taken += 1
         for session_id in held:
@@ -113,6 +114,14 @@ class FlushQueue:
         for session_id, _ in batch.unwritable[unwritable:]:
             dirty.depart(session_id)
         return added
+
+    def _note_unsure(self, session: Session, sent: dict[str, int]) -> None:
+        """Of a session that is about to be sent, the version does not tell whether the store has what is sent."""
+        if session.base is not None:
+            _note_sent(session, session.base, sent)
+        else:  # only its state has changed, and may change back: without an answer it is written whole
+            session.in_store = None
+            self.table.weigh(session)
 
     def _announce(self, sent: dict[str, int]) -> None:
         """Journal that these versions are being sent."""

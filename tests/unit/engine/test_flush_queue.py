@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from callstate_client.engine.flush_batch import FlushBatch
-from callstate_client.engine.sessions.writes import Whole
+from callstate_client.engine.sessions.writes import Patch, Whole
 from callstate_client.engine.table.quarantine import RETRY_FIRST_S, RETRY_MAX_S, SPARE_ENTRIES, Quarantine
 from support.core import HOST
+from support.hot_bytes import recounted
 from support.table_harness import TURN, TableHarness
 
 
@@ -88,6 +89,30 @@ def test_a_failed_write_is_retried_first() -> None:
     assert [mark.since for mark in harness.table.dirty.marks.values()] == [1.0, 1.0, 1.0, 5.0]
     assert harness.table.dirty.size_bytes == sum(mark.size for mark in harness.table.dirty.marks.values())
     assert not harness.table.dirty.in_flight
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_suspicion_whose_write_may_have_arrived_is_not_patched_away(changes: bool) -> None:
+    """The version of what the store has is the same with it and without it."""
+    harness = TableHarness()
+    session = harness.create("a")
+    harness.flush()
+    session.suspected = "heartbeat_timeout"
+    harness.queue.mark_stale("a", 1.0, session.doc.size)
+    [(write, since)] = harness.take()
+    assert isinstance(write, Patch)
+    assert write.result.state == "suspect"
+    harness.queue.retry(write, since)
+    session.suspected = ""
+    if changes:
+        harness.add_turn(session)
+    [(write, _)] = harness.take()
+    assert isinstance(write, Whole)
+    assert write.meta.state == "live"
+    harness.queue.acked(write)
+    harness.add_turn(session)
+    assert isinstance(harness.take()[0][0], Patch)
+    assert harness.table.hot.total == recounted(harness.table)
 
 
 def test_a_failed_write_of_an_evicted_session_is_dropped() -> None:
