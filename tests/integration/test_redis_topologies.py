@@ -393,6 +393,17 @@ async def test_a_sentinel_that_does_not_answer_costs_a_share_of_the_timeout_once
         await backend.close()
 
 
+async def test_a_sentinel_whose_idle_connection_has_ended_is_asked_again() -> None:
+    """Only the first of several is asked often: after hours, all others behind a firewall are like that."""
+    primary = TcpServer(binaries()["valkey"])
+    sentinel = TcpServer(binaries()["valkey"], f"sentinel monitor calls 127.0.0.1 {primary.port} 1", sentinel=True)
+    with Group([primary, sentinel]):
+        async with client(f"redis+sentinel://{sentinel.address}/calls") as reached:
+            await reached.ping()
+            sentinel.ask("CLIENT", "KILL", "TYPE", "normal")  # and the loop has no turn to see it
+            await reached.ping()
+
+
 async def test_a_primary_that_only_we_still_reach_is_left() -> None:
     """On the other side of a partition the sentinels have chosen another: nothing closes our connections."""
     ours, theirs = TcpServer(binaries()["valkey"]), TcpServer(binaries()["valkey"])

@@ -7,14 +7,16 @@ or by the next ping, which asks the sentinels again. Else reads would be answere
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
+from redis.asyncio import Redis
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, ConnectionError, ReadOnlyError, RedisError  # noqa: A004
 
 from callstate_sidecar.stores.redis.connections import Connector, Node
 from callstate_sidecar.stores.redis.errors import UnsuitableServerError
+from callstate_sidecar.stores.redis.replies import BrokenError
 from callstate_sidecar.stores.redis.servers import Command, OneServer, Words, disconnect
 from callstate_sidecar.stores.redis.suitability import no_sentinel
 
@@ -28,7 +30,7 @@ class Sentinels:
 
     def __init__(self, connector: Connector) -> None:
         self._service = connector.url.service
-        self._sentinels: list[Any] = [*connector.sentinels()]  # untyped in some versions of redis-py
+        self._sentinels = connector.sentinels()
         self._primary: Node | None = None
         self._servers: list[OneServer] = []
 
@@ -46,7 +48,7 @@ class Sentinels:
         faults: list[Exception] = []
         for sentinel in [*self._sentinels]:
             try:
-                masters = await sentinel.sentinel_masters()
+                watched = await _watched_by(sentinel)
             except RedisError as error:
                 where = sentinel.connection_pool.connection_kwargs
                 faults.append(no_sentinel(error, (where["host"], where["port"])))
@@ -54,11 +56,11 @@ class Sentinels:
             except OSError as error:
                 faults.append(error)
                 continue
-            state = masters.get(self._service)
-            if state and state["is_master"] and not (state["is_sdown"] or state["is_odown"]):
+            state = watched.get(self._service.encode())
+            if state and _UP.issubset(flags := state[b"flags"].split(b",")) and _DOWN.isdisjoint(flags):
                 self._sentinels.remove(sentinel)
                 self._sentinels.insert(0, sentinel)  # the first to ask the next time
-                return await self._named((state["ip"], state["port"]))
+                return await self._named((state[b"ip"].decode(), int(state[b"port"])))
             faults.append(
                 MasterNotFoundError(
                     f"the primary of {self._service} is down" if state else f"no service {self._service} there"
@@ -80,6 +82,22 @@ class Sentinels:
         """Close the connections to the sentinels."""
         for sentinel in self._sentinels:
             await disconnect(sentinel, in_use=in_use)
+
+
+_UP: Final = {b"master"}
+_DOWN: Final = {b"s_down", b"o_down"}
+
+
+async def _watched_by(sentinel: Redis) -> Mapping[bytes, Mapping[bytes, bytes]]:
+    """The primaries that a sentinel watches, by the names of their services."""
+    ask, server = Command(b"", ("SENTINEL", "MASTERS")), OneServer(sentinel)
+    try:
+        reply = await server.execute(ask)
+    except BrokenError:  # only the first sentinel is asked often: it was idle, and has ended unnoticed
+        await server.disconnect(in_use=False)
+        reply = await server.execute(ask)
+    states = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply]
+    return {state[b"name"]: state for state in states}
 
 
 class SentinelServer:
