@@ -26,12 +26,16 @@ class ScriptedRedis:
         """The reply to a command, in the pieces that it is sent in."""
         return (b"+PONG\r\n" if command == [b"PING"] else b"+OK\r\n",)
 
+    def arrived(self, data: bytes) -> None:
+        """Something has come, perhaps not a whole command."""
+        self.bytes_read += len(data)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
         parser = hiredis.Reader()
         with suppress(OSError):
             while data := await reader.read(1 << 20):
-                self.bytes_read += len(data)
+                self.arrived(data)
                 parser.feed(data)
                 while (command := parser.gets()) is not False:
                     self.commands.append(command)

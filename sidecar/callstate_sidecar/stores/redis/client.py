@@ -182,16 +182,17 @@ class ScriptClient:
                 await self._verify()
             try:
                 return await use(*args)
-            except BrokenError:
+            except BrokenError as error:
                 if not again or self._closed:
                     raise
+                _drop_frames(error)
             await self._servers.disconnect(in_use=False)  # others may have ended as well
             return await use(*args)
         except NoScriptError as error:
-            error.__traceback__ = None  # as below
+            _drop_frames(error)
             raise
         except Exception as error:
-            error.__traceback__ = None  # frames of redis-py refer to the error, which would be a cycle
+            _drop_frames(error)
             raise translate(error) from error
 
     async def run_each(self, calls: Sequence[ScriptCall], behind: Sequence[Words] = ()) -> list[Any]:
@@ -280,3 +281,11 @@ class ScriptClient:
             await asyncio.wait([self._verifying])
         if self._owned:
             await self._servers.disconnect(in_use=True)
+
+
+def _drop_frames(error: BaseException | None) -> None:
+    """Let go of what an error and its causes have passed: frames of redis-py and asyncio refer to the error, or to
+    a stream that does, which would be a cycle."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -170,7 +170,7 @@ class _Sending:
             if writer.transport.get_write_buffer_size() > BUFFERED_BYTES:
                 await send([], check_health=False)
         except (ConnectionError, OSError, RuntimeError) as error:  # uvloop's, if it is closed already
-            raise BrokenError(str(error)) from error
+            raise BrokenError(str(error) or type(error).__name__) from error
 
 
 class _Dropping:

@@ -40,6 +40,12 @@ class UnsuitableServerError(Exception):
     """The server is of another kind than the URL says, or can't do what the configuration asks for."""
 
 
+_OURS: Final[dict[type[Exception], type[StoreError]]] = {
+    UnsuitableServerError: StoreUnsuitableError,
+    NodeAwayError: StorePartDownError,
+    BrokenError: StoreBrokenError,
+}
+
 _DETAIL_CHARS: Final = 200
 
 # Redis before 7 puts the error code of a failed command in a script into the middle of a sentence, after a dash.
@@ -107,10 +113,9 @@ def describe(error: Exception) -> str:
 
 def translate(error: Exception) -> StoreError:
     """The StoreError for an error of redis-py, or for one that leaked through it from a reset connection."""
-    if isinstance(error, UnsuitableServerError):
-        return StoreUnsuitableError(str(error))
-    if isinstance(error, NodeAwayError):
-        return StorePartDownError(str(error))
+    ours = _OURS.get(type(error))
+    if ours is not None:
+        return ours(str(error))
     if isinstance(
         error.__cause__, RedisError | UnsuitableServerError
     ):  # over a Unix socket, a refused AUTH arrives as ConnectionError
@@ -119,5 +124,4 @@ def translate(error: Exception) -> StoreError:
         return StoreRefusingError(describe(error))
     if isinstance(error, RedisTimeoutError | TimeoutError):
         return StoreTimeoutError(describe(error))
-    down = StoreBrokenError if isinstance(error, BrokenError) else StoreDownError
-    return down(describe(error))
+    return StoreDownError(describe(error))

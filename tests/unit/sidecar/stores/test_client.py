@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +32,10 @@ class Server(ScriptedRedis):
     Attributes:
         breaks: at so many more of them.
         reply: to those that it answers.
+        at_long_read: called when much has come at a time.
     """
+
+    LONG_BYTES: Final = 50_000
 
     COUNTED: Final = (b"EVALSHA", b"TYPE", b"PING", b"SCAN", b"SSCAN", b"TIME", b"SCRIPT")
 
@@ -38,6 +43,12 @@ class Server(ScriptedRedis):
         super().__init__()
         self.breaks = 0
         self.reply = b"+fine\r\n"
+        self.at_long_read: Callable[[], None] = lambda: None
+
+    def arrived(self, data: bytes) -> None:
+        super().arrived(data)
+        if len(data) >= self.LONG_BYTES:
+            self.at_long_read()
 
     @property
     def counted(self) -> int:
@@ -145,6 +156,33 @@ async def test_an_answer_or_none_in_time_is_no_broken_connection(
     assert not isinstance(raised.value, StoreBrokenError)
     assert server.counted == 1
     await client.close()
+
+
+async def test_one_that_breaks_while_it_is_sent_is_sent_again_and_keeps_nothing_alive(
+    client: ScriptClient, server: Server
+) -> None:
+    """Errors with the frames that they have passed would be a cycle with a future of the stream, which complains if
+    it is collected before the stream."""
+    await client.run(REPEATABLE, [KEY])
+    pool: Any = client._servers._client.connection_pool  # type: ignore[attr-defined]
+    streams: list[weakref.ref[Any]] = []
+
+    def cut() -> None:
+        (connection,) = pool._in_use_connections
+        streams.append(weakref.ref(connection._writer._protocol))
+        server.writers[-1].transport.abort()
+
+    server.at_long_read = cut
+    gc.disable()
+    try:
+        with pytest.raises(StoreBrokenError) as raised:
+            await client.run(REPEATABLE, [KEY], b"x" * (8 << 20))
+        del raised
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert [stream() for stream in streams] == [None, None]
+    finally:
+        gc.enable()
 
 
 async def test_others_that_were_idle_are_not_tried(server: Server, short_dir: Path) -> None:
