@@ -377,7 +377,7 @@ class SessionApi(Requester):
             page = await self._execute(request, timeout_s)
             ids += page.items
             request = page.next_page
-        return [*dict.fromkeys(ids)]  # the store's pages may overlap
+        return [*dict.fromkeys(ids)]  # the store's pages may overlap, and those before and after a restart
 
     async def sessions(
         self,
@@ -403,7 +403,7 @@ class SessionApi(Requester):
             labels: the session must have all of these.
             scope: `"host"`: sessions in this daemon's memory, where ended ones stay for `reaper.retention_s`;
                 `"all"`: also those in the store, from every host, for as long as it keeps them. A session that
-                leaves memory meanwhile may be listed twice.
+                leaves memory meanwhile may be listed twice, and any if the daemon restarts meanwhile.
             users: also return who created each session, as `uid` and `gid`.
 
         Raises:

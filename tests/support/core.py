@@ -123,6 +123,7 @@ class Core:
         journal: gets what the server commits; None: only `Core.logged` does.
         backend: the store.
         table: the sessions in memory at the start, as after a replay.
+        stream: the name of its event stream.
         options: sections of the configuration.
     """
 
@@ -132,6 +133,7 @@ class Core:
         journal: Journal | None = None,
         backend: Backend | None = None,
         table: SessionTable | None = None,
+        stream: str = "stream-1",
         **options: Any,
     ) -> None:
         self.config = Config(**options)
@@ -139,7 +141,7 @@ class Core:
         self.memory = MemoryBackend()
         self.backend: Backend = backend or self.memory
         self.metrics = Metrics()
-        self.engine = Engine(self.config.limits, self.config.reaper, self.clock, "stream-1", table)
+        self.engine = Engine(self.config.limits, self.config.reaper, self.clock, stream, table)
         self.table, self.tx, self.ctx = self.engine.table, self.engine.tx, self.engine.ctx
         self.queue = self.engine.flush_queue
         self.liveness, self.events = self.engine.liveness, self.engine.events

@@ -2,7 +2,7 @@
 
 Hot sessions come first, in the order in which they became hot, then the store's, in the store's own order; one that
 is hot here is shown in its state here. A cursor names a place in both orders, so a session that exists throughout
-is listed, however long the client takes over the pages.
+is listed, however long the client takes over the pages, and even if the daemon restarts meanwhile (see cursors.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from callstate_client.engine.rules.param_checks import checked_labels
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query, StoreError
 from callstate_client.engine.sessions.validation.texts import check_time
+from callstate_client.engine.verbs.cursors import not_a_cursor, parse_cursor, to_cursor
 from callstate_client.engine.verbs.read import loaded
 from callstate_client.errors import InvalidParamsError, StoreUnavailableError
 from callstate_client.model.times import format_us, parse_us
@@ -51,7 +52,7 @@ SESSIONS_A_READ: Final = 50
 READ_BYTES_A_PAGE: Final = 16 * 1024 * 1024
 """A page ends with the session whose document makes what was read for it reach this size."""
 
-_CURSOR: Final = re.compile(r"([0-9]{1,19})(?::([0-9]{0,20}):(.*))?")
+_PLACE: Final = re.compile(r"([0-9]{1,19})(?::([0-9]{0,20}):(.*))?")
 """A place as text."""
 
 
@@ -66,7 +67,7 @@ class _Place(NamedTuple):
     """The last id listed of those that the store returns for this cursor: it may return more than a page takes."""
 
     def text(self) -> str:
-        """Its form in `next_cursor`."""
+        """Its form in a cursor."""
         return str(self.seq) if self.stored is None else f"{self.seq}:{self.stored}:{self.after}"
 
 
@@ -90,11 +91,13 @@ class _Page:
     """The entries of a page so far.
 
     Args:
+        run: see cursors.py.
         name: of the result's member.
         limit: how many there may be.
     """
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, run: str, name: str, limit: int) -> None:
+        self._run = run
         self._name = name
         self._limit = limit
         self._room = PAGE_BYTES
@@ -122,24 +125,24 @@ class _Page:
 
     def to_json(self, following: _Place | None) -> bytes:
         """The result, with the cursor of the next page, if there is one."""
-        beside = b"" if following is None else b',"next_cursor":%b' % encode_json(following.text())
+        beside = (
+            b"" if following is None else b',"next_cursor":%b' % encode_json(to_cursor(self._run, following.text()))
+        )
         return b'{"%b":[%b]%b}' % (self._name.encode(), b",".join(self._entries), beside)
 
 
-def _place(cursor: str | None, *, everywhere: bool) -> _Place:
+def _place(ctx: Context, cursor: str | None, *, everywhere: bool) -> _Place:
     """Parse a cursor.
 
     Raises:
         InvalidParamsError: it is not one of this verb and scope.
     """
-    if cursor is None:
+    place = None if cursor is None else parse_cursor(cursor, _PLACE, ctx.events.stream)
+    if place is None:
         return _Place(0)
-    known = _CURSOR.fullmatch(cursor)
-    if known is None or (known[2] is not None and not everywhere):
-        raise InvalidParamsError(
-            "not a cursor of this verb at $.params.cursor", path="$.params.cursor", expected="a next_cursor"
-        )
-    return _Place(int(known[1]), known[2], known[3] or "")
+    if place[2] is not None and not everywhere:
+        raise not_a_cursor()
+    return _Place(int(place[1]), place[2], place[3] or "")
 
 
 def _is_everywhere(scope: str) -> bool:
@@ -247,9 +250,9 @@ def _deferred(ctx: Context, work: Awaitable[bytes]) -> Deferred:
 def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> InSteps:
     """{"limit":1000,"scope":"host"}"""
     shown = ctx.shown_to(caller)
-    page = _Page("session_ids", p.limit or DEFAULT_LIMIT)
+    page = _Page(ctx.events.stream, "session_ids", p.limit or DEFAULT_LIMIT)
     everywhere = _is_everywhere(p.scope)
-    place = _place(p.cursor, everywhere=everywhere)
+    place = _place(ctx, p.cursor, everywhere=everywhere)
 
     def is_active(session: Session) -> bool:
         return not session.ended and (shown is None or shown(session))
@@ -280,9 +283,9 @@ def _is_new(ctx: Context, session_id: str, seq: int) -> bool:
 def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> InSteps:
     """{"status":"active","labels":{"app":"sales"},"limit":100}"""
     limit = min(p.limit or DEFAULT_LIMIT, HEADS_A_PAGE)
-    page = _Page("sessions", limit)
+    page = _Page(ctx.events.stream, "sessions", limit)
     everywhere = _is_everywhere(p.scope)
-    place = _place(p.cursor, everywhere=everywhere)
+    place = _place(ctx, p.cursor, everywhere=everywhere)
     wanted = _wanted(p, ctx.shown_to(caller))
 
     def show(session: Session) -> bytes:

@@ -17,7 +17,8 @@ from callstate_client.engine.sessions.records import SetAsideRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import StoredSession, StoreError
 from callstate_client.engine.table.quarantine import Refusal
-from callstate_client.errors import InvalidParamsError, SessionNotFoundError
+from callstate_client.engine.verbs.cursors import parse_cursor, to_cursor
+from callstate_client.errors import SessionNotFoundError
 from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import (
     QuarantineDropParams,
@@ -36,29 +37,26 @@ from callstate_client.protocol.results import (
 ENTRIES_A_PAGE: Final = 300
 """Entries per page at the most: less than a millisecond."""
 
-_CURSOR: Final = re.compile(r"(c?)([0-9]{1,19})", re.ASCII)
+_PLACE: Final = re.compile(r"(c?)([0-9]{1,19})", re.ASCII)
 """The number of the last refusal listed, or after a `c` that of the last session with copies: they come after all
 refusals."""
 
 
 def list_quarantined(ctx: Context, caller: Caller, p: QuarantineListParams) -> bytes:
     """{"limit":100}"""
-    place = _CURSOR.fullmatch(p.cursor or "0")
-    if place is None:
-        raise InvalidParamsError(
-            "not a cursor of this verb at $.params.cursor", path="$.params.cursor", expected="a next_cursor"
-        )
+    place = None if not p.cursor else parse_cursor(p.cursor, _PLACE, ctx.events.stream)
+    is_copies, after = (False, 0) if place is None else (bool(place[1]), int(place[2]))
     limit = min(p.limit or ENTRIES_A_PAGE, ENTRIES_A_PAGE)
-    found: list[tuple[str, Quarantined]] = []  # each with the cursor behind it
-    if not place[1]:
-        refusals = islice(ctx.table.quarantined.order.behind(int(place[2])), limit + 1)
+    found: list[tuple[str, Quarantined]] = []  # each with the place behind it
+    if not is_copies:
+        refusals = islice(ctx.table.quarantined.order.behind(after), limit + 1)
         found += [(str(refusal.seq), _entry(ctx, refusal)) for refusal in refusals]
-    after = int(place[2]) if place[1] else 0
+        after = 0
     copies = islice(ctx.table.set_aside.order.behind(after), limit + 1 - len(found))
     found += [(f"c{each.seq}", _copy_entry(ctx, each.newest)) for each in copies]
     result = QuarantineListResult([entry for _, entry in found[:limit]])
     if len(found) > limit:
-        result.next_cursor = found[limit - 1][0]
+        result.next_cursor = to_cursor(ctx.events.stream, found[limit - 1][0])
     return encode_json(result)
 
 

@@ -116,6 +116,34 @@ async def test_an_invalid_cursor_is_refused(core: Core, cursor: str) -> None:
     assert error.data["path"] == "$.params.cursor"
 
 
+@pytest.mark.parametrize("method", ["session.list", "session.list_active"])
+@pytest.mark.parametrize("scope", ["host", "all"])
+async def test_a_listing_that_goes_on_after_a_restart_leaves_nothing_out(
+    core: Core, method: str, scope: str
+) -> None:
+    """The places of the sessions in memory are other ones then: the listing begins anew."""
+    names = [f"s{number}" for number in range(4)]
+    for name in ("gone", *names):
+        await core.save(name)
+    first = await core.call(method, limit=2, scope=scope)
+    await core.call("session.delete", session_id="gone")
+    restarted = Core(table=core.replayed(), stream="stream-2")
+    listed, cursor = ids_of(first), first["next_cursor"]
+    while cursor is not None:
+        page = await restarted.call(method, limit=2, scope=scope, cursor=cursor)
+        listed += ids_of(page)
+        cursor = page.get("next_cursor")
+    assert {*names} <= {*listed}
+    for other in ("2", "stream-1@2"):  # of a version that named no run, and of another run
+        assert ids_of(await restarted.call(method, cursor=other)) == names
+    for broken in ("stream-1@x", "@2", "stream-2@-1", "stream-2@stream-2@1"):
+        await refused(InvalidParamsError, restarted, method, cursor=broken)
+
+
+def ids_of(page: dict[str, Any]) -> list[str]:
+    return page["session_ids"] if "session_ids" in page else [each["session"]["id"] for each in page["sessions"]]
+
+
 async def test_sessions_of_all_hosts_come_from_the_store_and_ours_from_memory(core: Core) -> None:
     core.memory.put("theirs", b'{"id":"theirs"}', None)
     for name in ("deleted", "ended", "new", "both"):

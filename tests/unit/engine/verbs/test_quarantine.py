@@ -63,6 +63,8 @@ async def test_they_are_listed_by_pages_the_oldest_first() -> None:
     rest = await core.call("quarantine.list", limit=3, cursor=page["next_cursor"])
     assert [each["session_id"] for each in rest["quarantined"]] == ids[3:]
     assert "next_cursor" not in rest
+    other_run = page["next_cursor"].replace("stream-1", "stream-0")
+    assert (await core.call("quarantine.list", cursor=other_run))["quarantined"][0]["session_id"] == ids[0]
     for cursor in ("x", "-1", "1:2", "9" * 20):
         with pytest.raises(InvalidParamsError):
             await core.call("quarantine.list", cursor=cursor)
