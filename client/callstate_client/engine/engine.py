@@ -24,7 +24,7 @@ from callstate_client.engine.events import Events
 from callstate_client.engine.eviction import Eviction
 from callstate_client.engine.expiry import Expiry, Verdicts
 from callstate_client.engine.flush_queue import FlushQueue
-from callstate_client.engine.interfaces import INTERNAL, Access, Caller, Deferred, Host, InSteps, PeerProcess
+from callstate_client.engine.interfaces import INTERNAL, Access, Caller, Deferred, Host, InSteps, PeerProcess, Steps
 from callstate_client.engine.limits import Limits, Spans
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.long_result import Result
@@ -125,9 +125,23 @@ class Engine:
             return verb.run(self.ctx, caller, params)
         succeeded = guard.admit(self.ctx, caller, verb.method, params)
         result = verb.run(self.ctx, caller, params)
+        if isinstance(result, InSteps):
+            result = InSteps(self._admitted(guard, caller, verb, params, result.work))
         if succeeded is not None:
             succeeded()
         return result
+
+    def _admitted(self, guard: Access, caller: Caller, verb: Verb, params: Any, work: Steps) -> Steps:
+        """Steps of a request that its user may still send: meanwhile the session may have been deleted, and its id
+        have become another user's, or the rules may be other ones."""
+        while True:
+            guard.admit(self.ctx, caller, verb.method, params)
+            try:
+                next(work)
+            except StopIteration as end:
+                result: Result | Deferred = end.value
+                return result
+            yield
 
     def disconnected(self, caller: Caller) -> None:
         """A connection has closed."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+import msgspec
 import pytest
+from msgspec import Raw
 
-from callstate_client.engine.interfaces import InternalCaller
+from callstate_client.engine.interfaces import InSteps, InternalCaller
 from callstate_client.engine.sessions.stored import StoredMeta
+from callstate_client.engine.sessions.validation.values import LONG_BYTES
 from callstate_client.engine.user import NOBODY, User
+from callstate_client.engine.verbs.table import VERBS
 from callstate_client.errors import ForbiddenError
 from callstate_sidecar.access.control import MAX_USERS, REPEATED_S, AccessControl
 from callstate_sidecar.access.policy import Policy, Share
@@ -75,6 +80,40 @@ async def test_what_waits_for_the_store_is_refused_once_it_is_known() -> None:
         await core.save("a", if_version=0)
     core.caller = Caller(1001)
     await core.call("session.load", session_id="a")
+
+
+LONG = "x" * (2 * LONG_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("session.load", {"history": 1}),
+        ("session.add_turn", {"turn": {"role": "user", "content": LONG}}),
+        ("session.add_turn", {"turns": [{"role": "user", "content": LONG}] * 2}),
+        ("session.amend_turn", {"set": {"content": LONG}}),
+        ("session.amend_turn", {"set": {"content": "x"}, "role": "user"}),
+        ("session.update", {"set": {"recovery_data": {"x": LONG}}}),
+        ("session.save", {"session": {"id": "a", "recovery_data": {"x": LONG}}}),
+    ],
+)
+async def test_what_is_worked_on_in_steps_stays_its_users(method: str, params: dict[str, Any]) -> None:
+    """In between, the id may have become that of another user's call."""
+    core, _ = guarded()
+    turns = [{"role": "user", "content": LONG}] * 3
+    caller = core.caller = Caller(1001)
+    await core.save("a", session={"history": turns})
+    verb = VERBS[method]
+    given = params if "session" in params else params | {"session_id": "a"}
+    begun = core.engine.run(caller, verb, verb.params(Raw(msgspec.json.encode(given))))
+    assert isinstance(begun, InSteps)
+    await core.call("session.delete", session_id="a")
+    core.caller = Caller(1002)
+    await core.save("a", session={"history": turns})
+    version = core.session("a").version
+    with pytest.raises(ForbiddenError):
+        begun.finish()
+    assert core.session("a").version == version
 
 
 async def test_a_document_that_cannot_be_read_is_its_creators_too() -> None:
