@@ -21,9 +21,9 @@ between two rounds cost one write, and a session created and deleted in between 
 So the store never gets a change that could still be rolled back, and a rollback never undoes what the store has
 said.
 
-**A batch that is not answered** although the store answers a ping is halved until the culprit is alone, which is
-then quarantined; its attempts go alone from then on (batch_limit.py). If the store answers for none of several, it
-is the store's failure.
+**A batch that is not answered** although the store answers a ping, or that meets a bug of ours, is halved until the
+culprit is alone, which is then quarantined; its attempts go alone from then on (batch_limit.py). If the store
+answers for none of several, it is the store's failure. A batch whose connection breaks is first sent once more.
 
 **Failures of the store** open the circuit (store_state.py) and are retried with exponential backoff; dirty sessions
 wait in memory and journal. Reads on behalf of clients (guarded_reads.py) go through the same circuit, and an idle

@@ -9,6 +9,7 @@ from callstate_client.engine.flush_batch import FlushBatch
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import (
     StoreBrokenError,
+    StoreBugError,
     StoreDownError,
     StoreError,
     StorePartDownError,
@@ -17,15 +18,18 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_client.engine.sessions.writes import Write
 from callstate_sidecar.config.schema import StoreConfig
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.slices import Slices
-from callstate_sidecar.stores.backend import Backend
+from callstate_sidecar.stores.backend import Backend, WriteResult
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.away_writes import AwayWrites
 from callstate_sidecar.write_behind.batch_limit import BatchLimit
 from callstate_sidecar.write_behind.flush import FlushBarrier
 from callstate_sidecar.write_behind.outcomes import Outcomes
 from callstate_sidecar.write_behind.store_state import StoreState
+
+log = EventLog(__name__)
 
 MAX_CULPRITS: Final = 2
 """Sessions put into quarantine because the store did not answer them, while it answered for no other. If there are
@@ -87,7 +91,7 @@ class Batches:
             if not batch:  # all that is dirty waits in quarantine, or for the journal
                 self._barrier.signal()
                 return len(taken.unwritable) if noted else None
-            results = await self._backend.write([write for write, _ in batch])
+            results = await self._send(batch)
         except StoreError as error:
             return await self._not_answered(batch, error)
         except BaseException:
@@ -111,6 +115,16 @@ class Batches:
         finally:
             self._barrier.signal()
         return len(batch) + len(taken.unwritable)
+
+    async def _send(self, batch: list[tuple[Write, float]]) -> list[WriteResult]:
+        try:
+            return await self._backend.write([write for write, _ in batch])
+        except StoreError:
+            raise
+        except Exception as bug:
+            if not self._is_suspected(batch[0][0].session_id):
+                log.exception("store_write_failed", "writing to the store failed")
+            raise StoreBugError(f"{type(bug).__name__}, a bug in callstated") from bug
 
     async def _take(self, batch: FlushBatch) -> bool:
         """Put a batch in flight, in slices; a state that changes in between is taken as it is at its turn.
@@ -153,7 +167,7 @@ class Batches:
         """A batch failed: find out whether because of the store or of a session. Returns as `write`."""
         is_up, is_first = False, self._is_first_break(error)
         # an idle connection may have ended unnoticed; any other failure counts as the store's if it is the first
-        is_asked = isinstance(error, StoreBrokenError if is_first else StoreDownError)
+        is_asked = isinstance(error, StoreBrokenError if is_first else StoreDownError | StoreBugError)
         try:
             is_up = is_asked and await self._answers()
         finally:
@@ -197,7 +211,7 @@ class Batches:
         return self._breaks == 1 and not self._limit.is_searching
 
     async def _answers(self) -> bool:
-        """Whether the store answers, although it did not answer a batch."""
+        """Whether the store answers, although a batch was not answered."""
         try:
             await self._backend.ping()
         except StoreError:

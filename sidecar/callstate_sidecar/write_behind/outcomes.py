@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from callstate_client.engine.events import SET_ASIDE, SUPERSEDED, Events
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import StoredSession, StoreError
+from callstate_client.engine.sessions.stored import StoreBugError, StoredSession, StoreError
 from callstate_client.engine.sessions.writes import Whole, Write, is_deletion
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.journal import PartsLog
@@ -180,7 +180,9 @@ class Outcomes:
 
     def unanswered(self, write: Write, error: StoreError) -> None:
         """The store does not answer this one, while it answers others: it is tried again by itself."""
-        self._refused(write, f"unanswered: {error}", alone=True)
+        bug = error.__cause__ if isinstance(error, StoreBugError) else None
+        why = f"{'unwritable' if bug else 'unanswered'}: {error}"
+        self._quarantine(write.session_id, why, deleted=is_deletion(write), alone=True, bug=bug)
 
     def unwritable(self, session_id: str, error: Exception) -> None:
         """No write of this session or deletion could be made, which is a bug."""
@@ -188,11 +190,11 @@ class Outcomes:
         why = f"unwritable: {type(error).__name__}, a bug in callstated"
         self._quarantine(session_id, why, deleted=deleted, bug=error)
 
-    def _refused(self, write: Write, why: str, *, alone: bool = False) -> None:
-        self._quarantine(write.session_id, why, deleted=is_deletion(write), alone=alone)
+    def _refused(self, write: Write, why: str) -> None:
+        self._quarantine(write.session_id, why, deleted=is_deletion(write))
 
     def _quarantine(
-        self, session_id: str, why: str, *, deleted: bool, alone: bool = False, bug: Exception | None = None
+        self, session_id: str, why: str, *, deleted: bool, alone: bool = False, bug: BaseException | None = None
     ) -> None:
         """The store refuses this session or deletion: keep it, log that once, and try again later."""
         already = session_id in self._table.quarantined

@@ -36,6 +36,10 @@ class StorePartDownError(StoreDownError):
     """The part of the store that this concerns does not answer, while others do."""
 
 
+class StoreBugError(StoreError):
+    """What was asked of the store failed by a bug of ours, its cause, which a single session may trigger."""
+
+
 class StoreRefusingError(StoreError):
     """The store answers, but accepts no writes (out of memory, read-only, loading, no permission)."""
 

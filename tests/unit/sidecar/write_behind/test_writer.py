@@ -13,13 +13,13 @@ import pytest
 from callstate_client.engine.sessions.stored import (
     StoreBrokenError,
     StoreDownError,
-    StoreError,
     StoreTimeoutError,
 )
 from callstate_client.engine.sessions.writes import Write
 from callstate_client.engine.table.replay import all_dirty
 from callstate_client.errors import SessionNotFoundError
 from callstate_sidecar.config.schema import StoreConfig
+from callstate_sidecar.logs.event_log import event_of
 from callstate_sidecar.slices import Slices, in_slices
 from callstate_sidecar.stores.backend import WriteResult
 from callstate_sidecar.write_behind import flush, store_state
@@ -226,7 +226,7 @@ async def test_a_session_created_over_a_refused_deletion_is_written() -> None:
 # -- batches that are not answered --------------------------------------------------------------------------------
 
 
-def slow_for(core: Core, *culprits: str, error: type[StoreError] = StoreTimeoutError) -> list[list[str]]:
+def slow_for(core: Core, *culprits: str, error: type[Exception] = StoreTimeoutError) -> list[list[str]]:
     """The store does not answer a batch with one of these in it; gives all batches that it was sent."""
     sent: list[list[str]] = []
     real = core.memory.write
@@ -378,6 +378,43 @@ async def test_a_session_that_breaks_every_connection_is_found_in_one_round() ->
     assert core.table.quarantined.keys() == {"s2"}
     assert len(core.memory.versions()) == 4
     assert core.writer.store.status == "up"
+
+
+async def test_a_session_whose_write_meets_a_bug_is_found_and_holds_up_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    core = await busy(20)
+    real = core.memory.write
+    slow_for(core, "s7", error=TypeError)
+    await core.writer.write_round()
+    assert core.memory.versions().keys() == {f"s{number}" for number in range(20)} - {"s7"}
+    refusal = core.table.quarantined.get("s7")
+    assert refusal is not None
+    assert refusal.why == "unwritable: TypeError, a bug in callstated"
+    assert core.writer.store.status == "up"
+    for _ in range(3):
+        core.clock.advance(refusal.due - core.clock.mono())
+        await core.writer.write_round()
+    assert refusal.attempts == 4
+    lines = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [event_of(line) for line in lines] == ["store_write_failed", "store_refused"]
+    assert all(line.exc_info for line in lines)
+    core.memory.write = real  # type: ignore[method-assign]
+    core.clock.advance(refusal.due - core.clock.mono())
+    await core.writer.write_round()
+    assert "s7" in core.memory.versions()
+    assert not core.table.quarantined
+
+
+async def test_a_bug_that_all_writes_meet_is_no_sessions_fault() -> None:
+    core = await busy(20)
+    slow_for(core, *(f"s{number}" for number in range(20)), error=TypeError)
+    for _ in range(30):
+        await core.writer.write_round()
+        core.clock.advance(1.0)
+    assert core.writer.store.status == "refusing"
+    assert "a bug in callstated" in core.writer.store.error
+    assert len(core.table.quarantined) == 2
 
 
 async def test_a_stop_while_a_culprit_is_looked_for_leaves_all_dirty() -> None:
