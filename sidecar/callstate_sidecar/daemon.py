@@ -1,4 +1,4 @@
-"""The composition root: builds the parts of the daemon, runs them, and knows the order of start and stop.
+"""A daemon: the order in which its parts are started and stopped, and what is done while they run.
 
 Start: the state directory and its lock, the socket, the journal, the tasks around the store; then the journal is
 replayed, and clients are served. Stop: accept no more, answer what is in flight, flush to the store until a
@@ -8,19 +8,15 @@ deadline, write a checkpoint, close. What could not be flushed is in the journal
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from callstate_client.engine.engine import Engine
 from callstate_client.engine.sessions.stored import StoreError, StoreUnsuitableError
-from callstate_client.engine.table.replay import snapshot
 from callstate_sidecar.access.configured import configured_policy
-from callstate_sidecar.access.control import AccessControl
 from callstate_sidecar.access.policy import Policy
+from callstate_sidecar.assembly import Given, Parts, assemble
 from callstate_sidecar.background import cancel_and_wait, in_thread, supervise
 from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.memory_limits import differing, resolve_limits
@@ -28,44 +24,28 @@ from callstate_sidecar.config.metrics_address import resolve_metrics
 from callstate_sidecar.config.origins import Origins
 from callstate_sidecar.config.resolve import resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config, LimitsConfig
-from callstate_sidecar.engine_host import DaemonHost
-from callstate_sidecar.erasure import Erasure
 from callstate_sidecar.garbage import collecting
-from callstate_sidecar.hosts.absence import AbsenceGate
-from callstate_sidecar.hosts.adoption import Adopter
-from callstate_sidecar.hosts.lease import NOTE_NAME, HostIdTakenError, HostLease, LeaseNote
-from callstate_sidecar.hosts.possession import Possessions
-from callstate_sidecar.hosts.rounds import HostRounds
-from callstate_sidecar.hosts.sweep import ActiveSweep
-from callstate_sidecar.hosts.takeover import Takeovers
-from callstate_sidecar.hosts.watch import HostWatch
-from callstate_sidecar.journal import Checkpointer, Files, Journal, Maintenance, PartsLog, SyncGate, journal_host
+from callstate_sidecar.hosts.lease import HostIdTakenError
+from callstate_sidecar.journal import journal_host
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.logs.setup import REPORT_S, configure_logging, report_suppressed
 from callstate_sidecar.long_turns import watching
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.named_backend import named_backend
-from callstate_sidecar.read_through import ReadThrough
-from callstate_sidecar.reaper import Reaper
-from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.reload import Reloads
 from callstate_sidecar.restoring import restore
 from callstate_sidecar.serving.acceptor import Acceptor
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.idle import LOOK_EVERY_S
 from callstate_sidecar.serving.listener import KEY, Listener, check_passed
-from callstate_sidecar.serving.server import Server
 from callstate_sidecar.serving.timed_server import TimedServer
 from callstate_sidecar.status import StatusReport, status_line
-from callstate_sidecar.system import descriptors, host, systemd
-from callstate_sidecar.system.clock import SystemClock, since_boot
+from callstate_sidecar.system import systemd
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.heap import Heap
 from callstate_sidecar.system.memory import memory_limit
-from callstate_sidecar.system.peers import Peers
 from callstate_sidecar.system.signals import Signals, StoppedError
 from callstate_sidecar.system.state_dir import JOURNAL_NAME, StateDir
-from callstate_sidecar.write_behind import WriteBehind
 
 log = EventLog(__name__)
 
@@ -77,9 +57,6 @@ STORE_CHECK_S: Final = 1.0
 
 TRIM_EVERY_S: Final = 15.0
 """Seconds between two looks at whether memory can be given back."""
-
-SWEEP_LEASES: Final = 2
-"""The active set is swept once in so many leases: each minute."""
 
 
 class Daemon:
@@ -108,10 +85,8 @@ class Daemon:
         self._reload_config = reload
         self._reloads = Reloads(config, origins)
         self._limits = self._resolve_limits(config, origins)
-        self._clock = SystemClock()
         self._metrics = Metrics()
         self._metrics.long_turns.log_s = config.server.slow_turn_ms / 1000
-        self._engine = Engine(self._limits, config.reaper, self._clock, secrets.token_hex(8))
         self._stop = asyncio.Event()
         self._exit = Exit.OK
 
@@ -156,10 +131,7 @@ class Daemon:
 
     async def _serve(self, state_dir: Path, sockets: list[Any]) -> None:
         self._backend = named_backend(self._config, state_dir, self._host_id, self._environ)
-        self._build_journal(state_dir)
-        self._build_store_tasks()
-        self._build_host_tasks(state_dir)
-        self._attach_host(state_dir)
+        self._parts = self._assemble(state_dir)
         await self._check_store()
         self._restore()
         try:
@@ -167,12 +139,31 @@ class Daemon:
                 await self._serve_restored(sockets)
         finally:
             # even if the stop failed: once the lock is released, no thread may touch the journal
-            await self._maintenance.stop()
+            await self._parts.maintenance.stop()
+
+    def _assemble(self, state_dir: Path) -> Parts:
+        resolved = {
+            "server.socket": ", ".join(self._addresses),
+            "server.state_dir": str(state_dir),
+            "host.id": self._host_id,
+        }
+        given = Given(
+            config=self._config,
+            limits=self._limits,
+            metrics=self._metrics,
+            backend=self._backend,
+            host_id=self._host_id,
+            state_dir=state_dir,
+            settings=lambda: self._reloads.settings(resolved | self._differing_limits),
+            sync_failed=self._sync_failed,
+            host_id_taken=self._host_id_taken,
+        )
+        return assemble(given)
 
     async def _serve_restored(self, sockets: list[Any]) -> None:
         async with self._exporting():
-            if self._hosts is not None:
-                await self._hosts.begin(self._signals.check)
+            if self._parts.hosts is not None:
+                await self._parts.hosts.begin(self._signals.check)
             await self._run_until_stopped(sockets)
 
     async def _check_store(self) -> None:
@@ -190,143 +181,17 @@ class Daemon:
             log.debug("store_unchecked", "the store does not answer at startup: %s", error)
         self._signals.check()
 
-    def _build_journal(self, state_dir: Path) -> None:
-        """The journal, the server that commits to it, and its syncs and checkpoints."""
-        config, files = self._config, Files()
-        journal = self._journal = Journal(
-            state_dir / JOURNAL_NAME,
-            checkpoint_min_bytes=config.journal.checkpoint_min_bytes,
-            files=files,
-            host_id=self._host_id,
-        )
-        durability = config.journal.durability
-        gate = SyncGate(lambda: journal.unsynced, self._sync, self._sync_failed) if durability == "power" else None
-        logged = None if durability == "memory" else journal
-        self._parts = None if logged is None else PartsLog(logged)
-        kind = TimedServer if config.metrics.listen else Server
-        self._access = AccessControl(configured_policy(config.access), self._clock.mono)
-        self._engine.control(self._access)
-        fit = descriptors.room_for_connections(descriptors.raise_limit())
-        descriptors.make_table(min(fit, self._limits.connections))
-        self._server = kind(self._engine, logged, self._metrics, self._limits, gate, fit)
-        self._server.clients.access = self._access
-        self._checkpointer = Checkpointer(
-            journal, files, partial(snapshot, self._engine.table), self._server.group.commit
-        )
-        self._maintenance = Maintenance(
-            journal,
-            self._checkpointer,
-            config.journal.sync_interval_s,
-            self._sync_failed,
-            self._metrics,
-            logged=logged is not None,
-        )
-
-    def _build_store_tasks(self) -> None:
-        """The parts that read from the store, write to it, and end the sessions of dead calls."""
-        config, engine = self._config, self._engine
-        commit = self._server.group.commit
-        self._reconciler = Reconciler(engine.ctx, self._host_id, self._metrics)
-        self._write_behind = WriteBehind(
-            engine.flush_queue,
-            self._backend,
-            self._clock,
-            config.store,
-            self._metrics,
-            self._host_id,
-            engine.events,
-            commit,
-            self._reconciler,
-            self._parts,
-        )
-        self._read_through = ReadThrough(engine.ctx, self._write_behind.reads, self._host_id, self._parts)
-        self._reaper = Reaper(engine, self._clock, self._metrics, config.reaper.tick_s, commit)
-
-    def _build_host_tasks(self, state_dir: Path) -> None:
-        """What makes this host one of several, where the store is shared."""
-        self._hosts: HostRounds | None = None
-        self._takeovers: Takeovers | None = None
-        registry = self._backend.hosts
-        if registry is None:
-            return
-        ctx, host_id, commit = self._engine.ctx, self._host_id, self._server.group.commit
-        clock, metrics, lease_s = self._clock, self._metrics, self._config.store.host_lease_s
-        lease = HostLease(registry, LeaseNote(state_dir / NOTE_NAME), host_id, lease_s)
-        self._write_behind.may_write = lambda: lease.is_ours
-
-        def check() -> None:
-            self._write_behind.store.check()
-            lease.check()
-
-        self._takeovers = takeovers = Takeovers(registry, self._read_through, check, host_id, metrics)
-        watch = HostWatch(host_id, lease_s)
-        adopter = Adopter(registry, ctx, commit, host_id, lease.instance, takeovers.in_doubt, metrics, self._parts)
-        sweep_s = SWEEP_LEASES * lease_s
-        possessions = Possessions(registry, ctx, self._reconciler, self._read_through, commit, host_id)
-        gate = AbsenceGate(lease_s, possessions.look_at_all, since_boot)
-        self._server.held = gate.holds
-        self._hosts = HostRounds(
-            registry=registry,
-            lease=lease,
-            watch=watch,
-            possessions=possessions,
-            takeovers=takeovers,
-            adopter=adopter,
-            sweep=ActiveSweep(self._backend, registry, watch, adopter, lease.instance, sweep_s, clock.mono),
-            clock=clock,
-            metrics=metrics,
-            lease_s=lease_s,
-            host_id_taken=self._host_id_taken,
-            gate=gate,
-        )
-
-    def _attach_host(self, state_dir: Path) -> None:
-        """Give the engine access to the other parts."""
-        boot_id = host.boot_id()
-        resolved = {
-            "server.socket": ", ".join(self._addresses),
-            "server.state_dir": str(state_dir),
-            "host.id": self._host_id,
-        }
-        self._peers = Peers(boot_id)
-        self._host = DaemonHost(
-            identity=host.HostIdentity(self._host_id, boot_id, host.own_version()),
-            config=self._config,
-            clock=self._clock,
-            metrics=self._metrics,
-            engine=self._engine,
-            backend=self._backend,
-            journal=self._journal,
-            peers=self._peers,
-            server=self._server,
-            read_through=self._read_through,
-            write_behind=self._write_behind,
-            erasure=Erasure(
-                self._engine.table,
-                self._write_behind.flush,
-                self._backend,
-                self._maintenance.erase,
-                self._journal.directory,
-                self._server.group.commit,
-            ),
-            reaper=self._reaper,
-            takeovers=self._takeovers,
-            settings=lambda: self._reloads.settings(resolved | self._differing_limits),
-            is_dead=(lambda _: False) if self._hosts is None else self._hosts.is_dead,
-        )
-        self._engine.attach(self._host)
-
     @asynccontextmanager
     async def _exporting(self) -> AsyncIterator[None]:
         """Serve metrics meanwhile, if the configuration says where."""
         address = resolve_metrics(self._config.metrics)
-        if address is None or not isinstance(self._server, TimedServer):
+        if address is None or not isinstance(self._parts.server, TimedServer):
             yield
             return
         # imported only if it is used: it needs prometheus-client
         from callstate_sidecar.monitoring.exporter import Exporter  # noqa: PLC0415
 
-        exporter = Exporter(address, self._config, self._host, self._metrics, self._server)
+        exporter = Exporter(address, self._config, self._parts.host, self._metrics, self._parts.server)
         try:
             yield
         finally:
@@ -334,13 +199,14 @@ class Daemon:
 
     async def _run_until_stopped(self, sockets: list[Any]) -> None:
         """Serve until a stop is requested, then stop."""
-        self._write_behind.start()
-        self._reaper.start()
-        self._maintenance.start()
-        if self._hosts is not None:
-            self._hosts.start()
+        parts = self._parts
+        parts.write_behind.start()
+        parts.reaper.start()
+        parts.maintenance.start()
+        if parts.hosts is not None:
+            parts.hosts.start()
         loop = asyncio.get_running_loop()
-        clients = self._server.clients
+        clients = parts.server.clients
         acceptors = [Acceptor(sock, self._connection, clients.refusal, clients.refused) for sock in sockets]
         self._signals.serve(loop.call_soon_threadsafe, self._request_stop, _stopped_at_once, self._reload)
         tasks = [
@@ -355,7 +221,7 @@ class Daemon:
             "serving",
             "serving on %s, host %s, store %s, durability %s, %d sessions restored",
             ", ".join(self._addresses), self._host_id, self._backend.name, self._config.journal.durability,
-            len(self._engine.table.sessions),
+            len(parts.engine.table.sessions),
         )  # fmt: skip
         self._manager.ready(self._status())
         await self._stop.wait()
@@ -366,10 +232,11 @@ class Daemon:
 
     def _restore(self) -> None:
         discard = self._config.journal.durability == "memory"
-        restore(self._engine, self._journal, self._peers, self._signals, self._manager, discard=discard)
+        parts = self._parts
+        restore(parts.engine, parts.journal, parts.peers, self._signals, self._manager, discard=discard)
 
     def _connection(self) -> ClientConnection:
-        return ClientConnection(self._server, self._server.limits.line_bytes)
+        return ClientConnection(self._parts.server, self._parts.server.limits.line_bytes)
 
     def _resolve_limits(self, config: Config, origins: Origins) -> LimitsConfig:
         """The limits in force: those that depend on the memory that there is, from what there is now."""
@@ -388,16 +255,13 @@ class Daemon:
         log.info("stopping", "%s: stopping", signal)
         self._stop.set()
 
-    async def _sync(self) -> None:
-        await self._maintenance.sync()
-
     def _sync_failed(self, error: Exception) -> None:
         """Stop: the kernel may have dropped what it could not write, and a second sync would prove nothing."""
         log.critical(
             "journal_sync_failed",
             "the journal can't be synced: %s; stopping, as what is on disk is uncertain. "
             "Check the disk, then run: callstated journal verify %s",
-            error, self._journal.directory, exc_info=None if isinstance(error, OSError) else error,
+            error, self._parts.journal.directory, exc_info=None if isinstance(error, OSError) else error,
         )  # fmt: skip
         self._exit = Exit.FAILED
         self._stop.set()
@@ -417,10 +281,10 @@ class Daemon:
     async def _close_idle(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            self._server.clients.close_idle()
+            self._parts.server.clients.close_idle()
 
     def _status(self) -> str:
-        return status_line(self._host.stats(), self._reloads.needs_restart)
+        return status_line(self._parts.host.stats(), self._reloads.needs_restart)
 
     def _reload(self) -> None:
         """SIGHUP: apply what may change while running: access, limits, the default timeout, logging."""
@@ -438,11 +302,12 @@ class Daemon:
     def _apply(self, config: Config, origins: Origins, policy: Policy) -> None:
         applied = self._reloads.take(config, origins)
         self._limits = self._resolve_limits(config, origins)
-        self._server.limit(self._limits)
-        self._access.apply(policy)
-        self._engine.control(self._access)
-        self._server.clients.turn_away()
-        self._engine.liveness.timeout_s = config.reaper.heartbeat_timeout_s
+        parts = self._parts
+        parts.server.limit(self._limits)
+        parts.access.apply(policy)
+        parts.engine.control(parts.access)
+        parts.server.clients.turn_away()
+        parts.engine.liveness.timeout_s = config.reaper.heartbeat_timeout_s
         log.info(
             "reloaded",
             "reloaded: %s",
@@ -455,37 +320,37 @@ class Daemon:
 
     async def _shut_down(self, acceptors: list[Acceptor]) -> None:
         """Accept no more, answer what is in flight, flush, write a checkpoint, close."""
-        self._manager.stopping(f"stopping; {self._engine.table.dirty.sessions} sessions to write to the store")
-        server = self._server
+        parts, server = self._parts, self._parts.server
+        self._manager.stopping(f"stopping; {parts.engine.table.dirty.sessions} sessions to write to the store")
         for acceptor in acceptors:
             acceptor.close()
         server.clients.stopping = True
-        await self._reaper.stop()
-        if self._hosts is not None:
-            await self._hosts.stop()
-        self._engine.close()
+        await parts.reaper.stop()
+        if parts.hosts is not None:
+            await parts.hosts.stop()
+        parts.engine.close()
         await server.answered(DRAIN_S)
         # a daemon that turned out to have another's host id writes nothing more under it
         flush_s = 0.0 if self._exit is Exit.ALREADY_RUNNING else self._config.server.shutdown_flush_s
-        unflushed = await self._write_behind.flush_before_stop(flush_s)
-        await self._write_behind.stop()
-        await self._read_through.close()
+        unflushed = await parts.write_behind.flush_before_stop(flush_s)
+        await parts.write_behind.stop()
+        await parts.read_through.close()
         await server.group.close()
         if unflushed:
             log.warning("stopped_unflushed", "%d sessions not yet in the store; the journal has them", unflushed)
-        await self._maintenance.stop()
+        await parts.maintenance.stop()
         if self._exit is Exit.OK:
             self._checkpoint_at_stop()
-        self._journal.close()
+        parts.journal.close()
         for connection in [*server.connections]:
             connection.close()
         await self._backend.close()
-        log.info("stopped", "stopped, %d sessions in the journal", len(self._engine.table.sessions))
+        log.info("stopped", "stopped, %d sessions in the journal", len(parts.engine.table.sessions))
 
     def _checkpoint_at_stop(self) -> None:
         """Write a checkpoint for a quick start. If that fails, the log has the same, and the start takes longer."""
         try:
-            self._checkpointer.run_now()
+            self._parts.checkpointer.run_now()
         except Exception as error:
             fault = None if isinstance(error, OSError) else error
             log.error("checkpoint_failed", "no checkpoint at shutdown: %s", error, exc_info=fault)

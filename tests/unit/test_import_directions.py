@@ -105,9 +105,10 @@ SIDECAR = {
     "reload": "config",
     "restoring": "logs system journal",
     "status": "system background metrics",
-    "daemon": "access logs system config slices garbage long_turns journal serving metrics background "
-    "named_backend read_through write_behind reconcile erasure reaper hosts engine_host monitoring reload "
-    "restoring status",
+    "assembly": "access system config stores journal serving metrics read_through write_behind reconcile erasure "
+    "reaper hosts engine_host",
+    "daemon": "access logs system config garbage long_turns journal serving metrics background named_backend hosts "
+    "assembly monitoring reload restoring status",
     "launch": "access logs system config journal serving daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}
