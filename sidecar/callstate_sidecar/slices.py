@@ -80,7 +80,7 @@ async def in_slices(items: Iterable[T], slices: Slices | None = None) -> AsyncIt
 
 
 async def in_turns(steps: Generator[None, None, T], slice_s: float | None = None) -> T:
-    """Do work that comes in steps, giving way in between; returns its result. `slice_s`: as of `Slices`."""
+    """Do work that comes in steps, giving way in between; returns its result. `slice_s`: see `Slices`."""
     slices = Slices(slice_s)
     while True:
         try:

@@ -19,7 +19,7 @@ def status_line(stats: Mapping[str, Any], needs_restart: Sequence[str] = ()) -> 
     """The line.
 
     Args:
-        stats: as of `server.stats`.
+        stats: the result of `server.stats`.
         needs_restart: keys whose configured value is not in force yet.
     """
     sessions: Mapping[str, int] = stats["sessions"]

@@ -53,7 +53,7 @@ def turn_bytes(draw: st.DrawFn) -> bytes:
 
 
 def is_text(data: bytes) -> bool:
-    """Whether it is UTF-8; the door has refused everything else."""
+    """Whether it is UTF-8; validation has refused everything else."""
     try:
         data.decode()
     except UnicodeDecodeError:

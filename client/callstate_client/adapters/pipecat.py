@@ -68,8 +68,8 @@ async def run(worker: PipelineWorker) -> None:
     """Run a pipeline until it ends.
 
     Pipecat's runner returns when it is cancelled, as if the conversation had come to its end, and the block that
-    holds the call would end it. This lets the cancellation through, as of Ctrl-C or `cancel_on_lost`: the call is
-    released for another worker. The pipeline has been shut down by then.
+    holds the call would end it. This lets the cancellation through, such as one by Ctrl-C or `cancel_on_lost`: the
+    call is released for another worker. The pipeline has been shut down by then.
 
     Args:
         worker: of the pipeline.

@@ -145,7 +145,7 @@ class AccessControl:
             if audit is not None:
                 audit()
         elif not self.policy.may_create(caller.user):
-            why = "its user is not known here, and who is not known owns no sessions"
+            why = "its user is not known here, and an unknown user owns no sessions"
             raise self._refusal(caller.user, "session.save", why, session_id)
 
     def _check_worker(self, ctx: Context, caller: Caller, method: str, worker_id: str) -> None:

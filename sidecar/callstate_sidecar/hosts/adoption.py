@@ -41,7 +41,7 @@ class Adopter:
         instance: this daemon.
         in_doubt: gets the sessions that the store may have given to this host without a reply.
         metrics: counts the sessions adopted.
-        parts: as of ReadThrough.
+        parts: journals long histories in parts; None: there is no log.
     """
 
     def __init__(

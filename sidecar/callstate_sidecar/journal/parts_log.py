@@ -19,7 +19,7 @@ class PartsLog:
 
     Args:
         journal: gets them.
-        slice_s: as of `Slices`.
+        slice_s: length of a slice; see `Slices`.
     """
 
     def __init__(self, journal: Journal, slice_s: float | None = None) -> None:

@@ -255,7 +255,7 @@ class FairQueue:
 
 
 def _charge(group: Group[GroupT], took_s: float, order: int) -> None:
-    """Its first member was served for so long."""
+    """Charge its first member for the time for which it was served, seconds."""
     group.now_s, _, _, first = group.waiting[0]
     first.used_s = used_s = group.now_s + took_s
     heapreplace(group.waiting, (used_s, used_s, order, first))

@@ -4,11 +4,12 @@ While a turn lasts, requests change the sessions in memory, and their replies ar
 its end the group is appended to the journal by one write; only then do the replies leave, those of reads included,
 which may have seen the group. With durability `power` they leave after a sync (journal/sync_gate.py).
 
-A group that has become long is committed at once, in the time of the request that made it so.
+A group that has become long is committed at once, while the request that made it long is being served.
 
-The loop tells of no turn's end, so the end is a callback of its next round. While only one connection sends at a
-time, as at the pace of speech, that is a detour: the group then ends as soon as the lines that were received are
-served. It takes requests of two connections at once to have groups wait for the end of the turn again.
+The event loop does not announce the end of a turn, so it is a callback that runs in the loop's next round. While
+only one connection sends at a time, as at the pace of speech, that is a detour: the group then ends as soon as the
+lines that were received are served. It takes requests of two connections at once to have groups wait for the end of
+the turn again.
 
 If the journal can't be written, the group is rolled back in memory. Requests that changed something are answered
 `not_durable`; requests that only read are run again, and answered according to the restored state. What is not a

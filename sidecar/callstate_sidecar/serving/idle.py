@@ -20,7 +20,7 @@ LOOK_EVERY_S: Final = 0.1
 """How often deadlines are looked at, seconds."""
 
 MAKE_ROOM_S: Final = 30.0
-"""A connection that has been idle for so long gives its place to a newcomer if all are taken, seconds."""
+"""A connection that has been idle for this long, seconds, gives its place to a newcomer if all are taken."""
 
 RESERVE_FIRST_LINE_S: Final = 0.5
 """How long a connection in the reserve has for its first request, seconds: a tool sends it at once."""

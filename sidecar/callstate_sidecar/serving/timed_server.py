@@ -45,7 +45,7 @@ class _TimedGroups(GroupCommit):
 class TimedServer(Server):
     """A Server with a histogram of durations for each method.
 
-    A class of its own, so that a daemon without metrics pays nothing. Parameters as of Server.
+    A class of its own, so that a daemon without metrics pays nothing. The parameters are those of Server.
     """
 
     _groups = _TimedGroups

@@ -44,7 +44,7 @@ class Outcomes:
         backend: read where the store has another state.
         commit: commits the open group.
         reconciler: decides about sessions that the store has in another state.
-        parts: as of ReadThrough.
+        parts: journals long histories in parts; None: there is no log.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ REPAIR_S: Final = 10.0
 """How long to wait for the store to take what is written again, seconds."""
 
 BEHIND_S: Final = 10.0
-"""A store that is up and has not taken a change for so long is too slow, or something is wrong."""
+"""A store that is up and has not accepted a change for this long, seconds, is too slow, or something is wrong."""
 
 _WAIT: Final = "look at the store; changes wait here, in memory and journal, until it recovers"
 _AGAIN: Final = "run with --repair: it is written again"

@@ -84,7 +84,7 @@ class StoreState:
 
     @property
     def is_open(self) -> bool:
-        """Whether the store does not answer: who asks is refused at once."""
+        """Whether the store does not answer: requests that need it are refused at once."""
         return self.status == "down"
 
     def check(self) -> None:

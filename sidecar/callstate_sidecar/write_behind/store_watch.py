@@ -15,7 +15,7 @@ from callstate_sidecar.write_behind.store_state import BACKOFF_MAX_S, StoreState
 TICK_S: Final = 0.25
 
 PING_S: Final = 2.0
-"""A store that nothing has used for so long is pinged."""
+"""A store that nothing has used for this long, seconds, is pinged."""
 
 PING_DOWN_S: Final = 2 * BACKOFF_MAX_S
 """The same while it is not up: write-behind tries more often, unless it is stuck itself."""

@@ -48,7 +48,7 @@ class WriteBehind(BackgroundTask):
         events: publishes what becomes of the store, and sessions that it refuses.
         commit: commits the open group.
         reconciler: decides about sessions that the store has in another state.
-        parts: as of ReadThrough.
+        parts: journals long histories in parts; None: there is no log.
 
     Attributes:
         store: whether the store is up.

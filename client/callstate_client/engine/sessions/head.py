@@ -173,11 +173,20 @@ class _Fields(Struct, omit_defaults=True):
     recovery_data: Raw | UnsetType = UNSET
 
 
-def _fields(door: HeadFields, extra: Mapping[str, Raw | bytes], created_at: str) -> bytes:
-    recovery = door.recovery_data
+def _fields(decoded: HeadFields, extra: Mapping[str, Raw | bytes], created_at: str) -> bytes:
+    recovery = decoded.recovery_data
     if recovery is not UNSET and _is_nothing(bytes(recovery)):
         recovery = UNSET
-    known = _Fields(door.id, created_at, door.provider, door.direction, door.from_, door.to, door.call_id, recovery)
+    known = _Fields(
+        decoded.id,
+        created_at,
+        decoded.provider,
+        decoded.direction,
+        decoded.from_,
+        decoded.to,
+        decoded.call_id,
+        recovery,
+    )
     return _encode(known)[1:-1] + joined_members(extra) if extra else _encode(known)[1:-1]
 
 
@@ -216,33 +225,33 @@ def head_of(parts: documents.Parts, extra: bytes = b"", metrics_extra: bytes = b
 class ReadHead(NamedTuple):
     """A head that was read and validated, but for what it takes from the session that it replaces."""
 
-    door: HeadFields
+    decoded: HeadFields
     extra: dict[str, Raw]
     metrics: CallMetrics
     history: bytes | None
 
     def head(self, created_at: Callable[[str], str]) -> Head:
         """The head. `created_at`: called with the session's id if the document has none."""
-        door = self.door
+        decoded = self.decoded
         return Head(
-            session_id=door.id,
-            fields=_fields(door, self.extra, door.created_at or created_at(door.id)),
-            provider=door.provider,
-            call_id=door.call_id,
-            status=door.status,
+            session_id=decoded.id,
+            fields=_fields(decoded, self.extra, decoded.created_at or created_at(decoded.id)),
+            provider=decoded.provider,
+            call_id=decoded.call_id,
+            status=decoded.status,
             metrics=self.metrics,
             history=self.history,
-            updated_at=door.updated_at,
+            updated_at=decoded.updated_at,
         )
 
 
 def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[str], str]) -> Head:
-    """As `read_now`, with `created_at` as of `ReadHead.head`."""
+    """Like `read_now`, and complete it with `created_at`; see `ReadHead.head`."""
     return read_now(data, path).head(created_at)
 
 
 def read_now(data: bytes | Raw | PlainHead, path: str) -> ReadHead:
-    """As `read_in_steps`, at once."""
+    """Like `read_in_steps`, in one go."""
     if isinstance(data, PlainHead):
         check_fields(data, path)
         return _read_plain(data, path)

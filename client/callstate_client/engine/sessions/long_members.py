@@ -117,7 +117,7 @@ def _check(values: list[bytes], outer: int) -> None:
 
 
 def stand_in(value: bytes, outer: int) -> Generator[None, None, bytes]:
-    """A short value of the same type as one that is long, which is checked. `outer`: as of `read_members`."""
+    """A short value of the same type as one that is long, which is checked. For `outer` see `read_members`."""
     if len(value) <= LONG_BYTES:
         return value
     if value[:1] == b'"' == value[-1:]:

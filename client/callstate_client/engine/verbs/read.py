@@ -121,7 +121,7 @@ def _beside(
     state: str = "",
     users: bool = False,
 ) -> bytes:
-    """What follows the document in the result of a load; parameters as of `loaded`."""
+    """What follows the document in the result of a load; for the parameters see `loaded`."""
     beside = _Beside(session.facts.labels, session.facts.owner)
     if for_worker and session.facts.heartbeat_timeout_s not in (None, default_timeout_s):
         beside.heartbeat_timeout_s = session.facts.heartbeat_timeout_s

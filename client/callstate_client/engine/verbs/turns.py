@@ -165,7 +165,7 @@ def _amend(
     """Amend a turn.
 
     Args:
-        ctx, caller, session, p: as of the verb.
+        ctx, caller, session, p: those of the verb.
         without: chunks of the history that have no turn of the role.
         changes: the patch, if it was checked.
     """

@@ -110,11 +110,11 @@ def peer(short_dir: Path, behaviour: Behaviour) -> Iterator[Refusing]:
     peer.stop()
 
 
-at_the_door = pytest.mark.parametrize("behaviour", [refuse, hang_up], indirect=True)
+on_connecting = pytest.mark.parametrize("behaviour", [refuse, hang_up], indirect=True)
 after_the_handshake = pytest.mark.parametrize("behaviour", [greet_and_refuse, greet_and_hang_up], indirect=True)
 
 
-@at_the_door
+@on_connecting
 async def test_connecting_is_tried_less_and_less_often(peer: Refusing) -> None:
     with pytest.raises(NoDaemonError) as caught:
         await connect(peer.path, wait_s=FOR_S, register=False)
@@ -133,7 +133,7 @@ async def test_a_timer_that_rings_early_does_not_mean_more_attempts(
     assert peer.connects <= 4
 
 
-@at_the_door
+@on_connecting
 def test_connecting_is_tried_less_and_less_often_in_the_blocking_front(peer: Refusing) -> None:
     with pytest.raises(NoDaemonError) as caught:
         sync.connect(peer.path, wait_s=FOR_S)

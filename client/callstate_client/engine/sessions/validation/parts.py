@@ -1,7 +1,7 @@
 """How much there is in a JSON text: counted without decoding it, so that too much is refused before anything does.
 
 The characters that structure a text are counted outside of its strings, in windows: each takes a fraction of a
-millisecond whatever is in it, and who has counted enough stops. Pure.
+millisecond whatever is in it, and the caller stops once it has counted enough. Pure.
 """
 
 from __future__ import annotations
