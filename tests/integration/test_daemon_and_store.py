@@ -405,7 +405,7 @@ async def test_created_during_an_outage_what_another_host_has_stays_that_hosts()
     finally:
         redis.close()
         theirs.close(expect=STORE_AWAY)
-        ours.close(expect=f"{STORE_AWAY}|session c1 is host")
+        ours.close(expect=f"{STORE_AWAY}|session c1 now belongs to host")
 
 
 @on_uvloop

@@ -38,7 +38,7 @@ RUN_S = 15.0
 LEASE_S = 1.0
 PREFIX = "voicesession:"
 # what a host says that is cut off from Redis, or has lost sessions
-EXPECTED = "the store|is host|whether another daemon|sessions have not been compared|session_lost: "
+EXPECTED = "the store|now belongs to host|whether another daemon|sessions have not been compared|session_lost: "
 SETTINGS = (
     f"store.host_lease_s={LEASE_S}", "store.timeout_s=0.3", "store.flush_interval_s=0.05",
     "reaper.heartbeat_timeout_s=120",

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(180), pytest.mark.asyncio(
 
 PREFIX = "voicesession:"
 LEASE = ("--set", "store.host_lease_s=2", "--set", "store.timeout_s=0.5", "--set", "reaper.heartbeat_timeout_s=120")
-EXPECTED = "the store|is host|dead|whether another daemon|sessions have not been compared"
+EXPECTED = "the store|now belongs to host|dead|whether another daemon|sessions have not been compared"
 NAMES = [f"call-{number}" for number in range(24)]
 """Of all three primaries' slots."""
 
