@@ -87,10 +87,14 @@ class CallStore(SessionApi):
             finally:
                 if not self.closed:
                     failure = await self._held.deliver_all()
-        finally:
-            await self._held.close()
-            await self._close()
-            self._drain_changed.set()
+        finally:  # each of them, even if the one before was cancelled
+            try:
+                await self._held.close()
+            finally:
+                try:
+                    await self._close()
+                finally:
+                    self._drain_changed.set()
         if failure is not None:
             raise failure
 

@@ -203,8 +203,10 @@ class HeldCalls:
 
     async def close(self) -> None:
         """End heartbeats and the subscription for lost calls."""
-        await self.watch.close()
-        await self.heartbeats.close()
+        try:
+            await self.watch.close()
+        finally:
+            await self.heartbeats.close()
 
     def abandon(self, error: CallstateError) -> None:
         """In a forked child: the calls and what they have queued belong to the parent.
