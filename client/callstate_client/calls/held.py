@@ -115,6 +115,9 @@ class HeldCalls:
             await held.hand_over()
         for outbox in [outbox for outbox in self.undelivered if outbox.session_id == session_id and outbox.closed]:
             await deliver_or_raise(outbox, self.store.close_timeout_s)
+            if len(outbox):  # a release, which is no loss
+                text = f"an earlier block has released {session_id}, and that is not acknowledged yet"
+                raise UndeliveredError(text, going_on=True)
 
     def _of_same_worker(self) -> list[HeldCalls]:
         """The calls of this process's other stores that the daemon can't tell from this one."""

@@ -134,6 +134,8 @@ class Hold(Uncopied):
         options = self._options
         if isinstance(options.call, str):
             return await self._claim()
+        if again:  # what an earlier entry got may be about to be released
+            await self._held.settle_before_claim(self.id, take_over=False)
         if options.resume:
             return await self._create_or_claim(options.call, again)
         return await self._create(options.call, again, replace_ended=options.replace_ended)

@@ -17,9 +17,10 @@ from callstate_client import (
     RequestTimeoutError,
     SessionState,
     StoreClosedError,
+    UndeliveredError,
 )
 from callstate_client.calls.hold import Hold
-from support.flaky import FlakyStore
+from support.flaky import AWAY, FOR_EVER, FlakyStore
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -109,6 +110,26 @@ async def test_the_same_hold_again_takes_back_what_was_released(store: GatedStor
         await call.add_turn("user", "hello")
         record = await other.get("c1")
         assert (record.owner, record.turn_count, record.epoch) == ("w1", 1, call.epoch)
+
+
+async def test_the_same_hold_again_waits_for_a_release_that_is_still_on_its_way(
+    store: GatedStore, other: MemoryStore
+) -> None:
+    """Sent after the new claim, it would release that one."""
+    store.close_timeout_s = 0.01
+    hold = store.hold(a_call())
+    await cancelled_entry(store, hold)
+    store.fail("session.release", AWAY, times=FOR_EVER)
+    store.gate.set()
+    await store.when_asked("session.release", 1)
+    with pytest.raises(UndeliveredError):
+        await hold.__aenter__()
+    store.fail("session.release", AWAY, times=1)
+    store.close_timeout_s = 10.0
+    async with hold as call:
+        await call.add_turn("user", "hello")
+        record = await other.get("c1")
+        assert (record.owner, record.epoch, call.epoch) == ("w1", 1, 1)
 
 
 async def test_a_call_claimed_by_another_meanwhile_is_not_released(store: GatedStore, other: MemoryStore) -> None:
