@@ -12,7 +12,7 @@ from weakref import WeakSet
 from callstate_client import protocol
 from callstate_client.api import CallStore
 from callstate_client.calls.heartbeats.loop_watchdog import LoopHeartbeats
-from callstate_client.calls.heartbeats.schedule import Heartbeats
+from callstate_client.calls.heartbeats.schedule import Heartbeats, default_timeout_s
 from callstate_client.errors import ConnectionLostError, StoreClosedError
 from callstate_client.protocol.events import Cursor
 from callstate_client.protocol.waiter import Waiter
@@ -32,9 +32,6 @@ __all__ = ["SidecarStore", "connect"]
 STALL_TIMEOUT_S: Final = 20.0
 """How long a worker's event loop may not run before it counts as hung, seconds: no blocking call of a healthy
 worker takes so long, and the calls become suspect only a heartbeat timeout later."""
-
-HEARTBEAT_TIMEOUT_S: Final = 30.0
-"""`reaper.heartbeat_timeout_s` of a daemon that does not tell it: the default."""
 
 
 class SidecarStore(CallStore):
@@ -195,7 +192,7 @@ class SidecarStore(CallStore):
 
     async def default_heartbeat_timeout_s(self) -> float:
         """As the daemon's `server.info` says now: a reload may change it."""
-        return float((await self.info()).get("heartbeat_timeout_s", HEARTBEAT_TIMEOUT_S))
+        return default_timeout_s(await self.info())
 
     async def features(self) -> Collection[str]:
         """As the daemon of the newest connection said when it was made."""

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock, Thread
 from types import TracebackType
+from typing import Any
 
+from callstate_client.calls.heartbeats.schedule import default_timeout_s
 from callstate_client.calls.heartbeats.thread import HeartbeatThread
 from callstate_client.calls.hold_rules import (
     BeatMode,
@@ -23,7 +25,7 @@ from callstate_client.calls.hold_rules import (
     not_resumed,
     taken,
 )
-from callstate_client.errors import ConflictError, SessionEndedError, SessionNotFoundError
+from callstate_client.errors import CallstateError, ConflictError, SessionEndedError, SessionNotFoundError
 from callstate_client.model.state import SessionState
 from callstate_client.requests import Redaction
 from callstate_client.store import Record
@@ -107,6 +109,8 @@ class HeldCalls:
             beat, end_on: see `Store.hold`.
         """
         heartbeats = self._heartbeats() if beat == "auto" else None
+        if heartbeats is not None and record.heartbeat_timeout_s is None:
+            record.heartbeat_timeout_s = self._default_timeout_s()
         call = HeldCall(
             self.api, record, heartbeats, end_on, self._discard, self._settle_claims, redaction=self.redaction
         )
@@ -115,6 +119,14 @@ class HeldCalls:
         self._holding.get().calls[call.id] = call
         self._epochs.get()[call.id] = call.epoch
         return call
+
+    def _default_timeout_s(self) -> float:
+        """For a session of an older daemon, which does not say it for each. The session is ours by now, so that it
+        gets heartbeats even if this can't be asked for."""
+        info: dict[str, Any] = {}
+        with suppress(CallstateError):
+            info = self.api.info()
+        return default_timeout_s(info)
 
     def claim_new(self, claim: Callable[[], Record | None]) -> Record | None:
         """Claim until it is a call that no block of this store holds. One that a block does hold had become an
@@ -221,17 +233,26 @@ class Hold(Uncopied):
         try:
             record = self._save(state, 0)
         except ConflictError as error:
-            known = self._calls.api.get(state.id, "none")
+            known = self._find(state.id)
             if not (replace_ended and has_ended(error, known)):
                 raise taken(error, state.id, known) from error
-            # only the version that has ended: of two workers that try, one gets the id
-            record = self._save(state, error.version or known.version)
+            try:  # only the version that has ended: of two workers that try, one gets the id
+                record = self._save(state, error.version)
+            except ConflictError as other:
+                raise taken(other, state.id, self._find(state.id)) from other
         if again:  # the session may be that of an earlier entry, and released or ended since
             claimed = self._claim()
             record.epoch, record.labels = claimed.epoch, claimed.labels
         return record
 
-    def _save(self, state: SessionState, if_version: int) -> Record:
+    def _find(self, session_id: str) -> Record | CallstateError:
+        """The session that has the id, or why it can't be read."""
+        try:
+            return self._calls.api.get(session_id, "none")
+        except CallstateError as error:
+            return error
+
+    def _save(self, state: SessionState, if_version: int | None) -> Record:
         saved = self._calls.api._execute(self._options.create(state, if_version, self._op), None)
         if saved.epoch is None:  # an older daemon
             return self._calls.api.get(state.id)

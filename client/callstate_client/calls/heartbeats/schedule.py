@@ -11,20 +11,33 @@ callback called once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any, Final, Protocol
 from weakref import WeakMethod
 
 from callstate_client.errors import CallstateError
 
-__all__ = ["Heartbeats", "LostCallback", "Schedule", "ScheduledCall"]
+__all__ = ["Heartbeats", "LostCallback", "Schedule", "ScheduledCall", "default_timeout_s"]
 
 HEARTBEATS_PER_TIMEOUT: Final = 3
 """Heartbeats sent within one heartbeat timeout."""
 
 EARLY: Final = 1 / 8
 """The part of its interval by which a heartbeat may leave early."""
+
+DEFAULT_TIMEOUT_S: Final = 30.0
+"""`reaper.heartbeat_timeout_s` of a daemon that does not tell it: the default."""
+
+
+def default_timeout_s(info: Mapping[str, Any]) -> float:
+    """The heartbeat timeout of sessions that a daemon names none of, as an older one does, seconds.
+
+    Args:
+        info: the daemon's `server.info`.
+    """
+    return float(info.get("heartbeat_timeout_s", DEFAULT_TIMEOUT_S))
+
 
 LostCallback = Callable[[CallstateError], None]
 """Called with the reason when a call accepts no more heartbeats."""

@@ -12,13 +12,16 @@ import pytest
 
 from callstate_client import (
     ConflictError,
+    ForbiddenError,
     MethodNotFoundError,
+    OverloadedError,
     RequestTimeoutError,
     SessionNotFoundError,
     SessionState,
     WireError,
     sync,
 )
+from callstate_client.calls.heartbeats import schedule
 from callstate_client.protocol import CLAIM_TIMEOUTS
 from support.blocking_peer import WITHIN_S, Peer, Side
 
@@ -88,6 +91,52 @@ def test_an_older_daemon_can_not_limit_a_call_that_is_claimed(
     entering = threads.submit(store.hold("c1", max_duration_s=60).__enter__)
     answer(side, "server.info", {"features": []})
     with pytest.raises(MethodNotFoundError, match="max_duration_s"):
+        entering.result(WITHIN_S)
+
+
+@pytest.mark.parametrize("told", [{"heartbeat_timeout_s": 0.03}, OverloadedError("not now")])
+def test_heartbeats_to_an_older_daemon_follow_its_default_timeout(
+    peer: Peer,
+    store: sync.Store,
+    side: Side,
+    threads: ThreadPoolExecutor,
+    told: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its reply has none for the session."""
+    monkeypatch.setattr(schedule, "DEFAULT_TIMEOUT_S", 0.03)
+    entering = threads.submit(store.hold("c1").__enter__)
+    answer(side, "session.claim", RECORD)
+    answer(side, "server.info", told)
+    call = entering.result(WITHIN_S)
+    of_heartbeats = peer.accept()
+    answer(of_heartbeats, "worker.register", {"worker_id": "w1"})
+    assert answer(of_heartbeats, "session.heartbeat", {}) == {"session_ids": ["c1"]}
+    releasing = threads.submit(call.release)
+    answer(side, "session.release", {})
+    releasing.result(WITHIN_S)
+
+
+@pytest.mark.parametrize("unread", [SessionNotFoundError("deleted meanwhile"), ForbiddenError("another user's")])
+def test_the_error_for_a_taken_id_is_raised_if_that_can_not_be_read(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor, unread: WireError
+) -> None:
+    entering = threads.submit(store.hold(SessionState("c1")).__enter__)
+    answer(side, "session.save", ConflictError("there already", version=3, status="active"))
+    answer(side, "session.load", unread)
+    with pytest.raises(ConflictError, match="there already"):
+        entering.result(WITHIN_S)
+
+
+def test_of_two_workers_that_begin_an_ended_call_anew_the_later_one_is_told_so(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    entering = threads.submit(store.hold(SessionState("c1"), replace_ended=True).__enter__)
+    answer(side, "session.save", ConflictError("there already", version=3, status="ended"))
+    answer(side, "session.load", RECORD | {"session": {"id": "c1", "status": "ended"}})
+    assert answer(side, "session.save", ConflictError("its version is 4", version=4))["if_version"] == 3
+    answer(side, "session.load", RECORD | {"version": 4, "owner": "w2"})
+    with pytest.raises(ConflictError, match="held by worker w2"):
         entering.result(WITHIN_S)
 
 
