@@ -28,6 +28,8 @@ class CallHeartbeats:
         self._on_lost = on_lost
         self._timeout_s: float | None = None
         self._watchdog: Watchdog | None = None
+        self._is_silent = False
+        """Whether the watchdog has stopped them."""
 
     def start(self, timeout_s: float) -> None:
         """Send them from now on.
@@ -43,8 +45,11 @@ class CallHeartbeats:
         self._sender.discard(self._session_id, self._on_lost)
 
     def retime(self, timeout_s: float) -> None:
-        """Note another heartbeat timeout, seconds. Does nothing if the worker sends them itself."""
-        if self._timeout_s is not None:
+        """Note another heartbeat timeout, seconds. Does nothing if the worker sends them itself, and does not begin
+        those again that the watchdog has stopped."""
+        if self._is_silent:
+            self._timeout_s = timeout_s
+        elif self._timeout_s is not None:
             self.start(timeout_s)
 
     def watch(self, watchdog_s: float, on_return: Callable[[], None]) -> None:
@@ -57,10 +62,12 @@ class CallHeartbeats:
 
         def pause() -> None:
             _log.warning("%s: alive() was not called for %g s, so heartbeats stop", self._session_id, watchdog_s)
+            self._is_silent = True
             self.stop()
 
         def go_on() -> None:
             _log.warning("%s: alive() was called again, so heartbeats resume", self._session_id)
+            self._is_silent = False
             if self._timeout_s is not None:
                 self.start(self._timeout_s)
             on_return()

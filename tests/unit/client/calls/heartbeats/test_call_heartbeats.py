@@ -79,6 +79,20 @@ async def test_a_call_whose_task_hangs_is_suspected_and_comes_back(store: Memory
         assert call.lost is None
 
 
+async def test_another_timeout_begins_no_heartbeats_of_a_call_whose_task_hangs(store: MemoryStore) -> None:
+    """A supervisor may change it."""
+    async with store.hold(SessionState("c1"), heartbeat_timeout_s=60, watchdog_s=0.02) as call:
+        heartbeats = call._heartbeats
+        while not heartbeats._is_silent:
+            await asyncio.sleep(0)
+        await call.update(heartbeat_timeout_s=0.2)
+        async with asyncio.timeout(WITHIN_S), store.events("suspect", "recovered") as events:
+            assert (await anext(events)).type == "suspect"
+            call.alive()
+            assert (await anext(events)).type == "recovered"
+        assert heartbeats._timeout_s == 0.2
+
+
 async def test_a_call_whose_task_hangs_can_be_claimed(store: MemoryStore) -> None:
     async with store.worker("w2") as other:
         call = await store.open_call(SessionState("c1"), heartbeat_timeout_s=0.2, watchdog_s=0.02)
