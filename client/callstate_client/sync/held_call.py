@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from threading import Lock
+from threading import Lock, RLock
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -97,6 +97,8 @@ class HeldCall(Uncopied):
         self._leaving = False
         """Whether the release is on its way: a new claim of the call by this store is not for this block."""
         self._epoch_lock = Lock()
+        self._change_lock = RLock()
+        """Held while the local state changes. Reentrant, as a signal handler may change it too."""
         self._pid = os.getpid()
         self.version = record.version
         """Of the last acknowledged mutation."""
@@ -172,10 +174,12 @@ class HeldCall(Uncopied):
 
     def _mutate(self, send: Callable[[], int], change: Change) -> int:
         """Send a mutation and make the same change to the local state once it is acknowledged."""
-        self.version = self._while_held(send)
-        change.make()
-        self._state.updated_at = now()
-        return self.version
+        version = self._while_held(send)
+        with self._change_lock:
+            self.version = max(self.version, version)  # a later one may have been acknowledged to another thread
+            change.make()
+            self._state.updated_at = now()
+        return version
 
     # -- what happens in the call -----------------------------------------------------------------------------
 
@@ -273,7 +277,8 @@ class HeldCall(Uncopied):
         )
         if "labels" in beside:
             self.labels = beside["labels"]
-        if self._heartbeats is not None and "heartbeat_timeout_s" in beside:
+        is_held = self.lost is None and not self.released  # another thread may have left it meanwhile
+        if self._heartbeats is not None and is_held and "heartbeat_timeout_s" in beside:
             self._heartbeats.add(self.id, beside["heartbeat_timeout_s"], self._lose)
         return version
 

@@ -151,6 +151,28 @@ def test_a_daemon_that_takes_timeouts_with_a_claim_gets_them(
     entering.result(WITHIN_S)
 
 
+def test_the_version_is_the_last_one_whichever_thread_is_told_first(
+    peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    entering = threads.submit(store.hold(SessionState("c1"), beat="manual").__enter__)
+    answer(side, "session.save", SAVED)
+    call = entering.result(WITHIN_S)
+    earlier = threads.submit(call.add_turn, "user", "one")
+    assert side.request()["method"] == "session.add_turn"
+    with ThreadPoolExecutor(1) as another:
+        later = another.submit(call.add_turn, "user", "two")
+        theirs = peer.accept()
+        answer(theirs, "worker.register", {"worker_id": "w1"})
+        answer(theirs, "session.add_turn", {"version": 3, "turn_count": 2})
+        assert later.result(WITHIN_S) == 3
+    side.reply({"version": 2, "turn_count": 1})
+    assert earlier.result(WITHIN_S) == 2
+    assert (call.version, call.state.metrics.turn_count) == (3, 2)
+    releasing = threads.submit(call.release)
+    answer(side, "session.release", {})
+    releasing.result(WITHIN_S)
+
+
 def test_a_session_that_is_deleted_before_it_can_be_resumed_is_a_new_one(
     store: sync.Store, side: Side, threads: ThreadPoolExecutor
 ) -> None:
