@@ -66,17 +66,22 @@ class OpenSegment:
             self._files.write(self.fd, data + END_OF_LOG, self.end)
         except OSError as error:
             add_name(error, self._path)
-            self._wipe()
+            self._wipe(len(data))
             raise
         self.end += len(data)
 
-    def _wipe(self) -> None:
+    def _wipe(self, size: int) -> None:
+        """Wipe what may have been written of so many bytes: first where the log ends, then the rest, of which a
+        repair would save each whole record."""
         try:
             self._files.write(self.fd, END_OF_LOG, self.end)
         except OSError:
             with contextlib.suppress(OSError):
                 self._files.truncate(self.fd, self.end)
                 self._capacity = self.end  # no longer preallocated: the next group begins a new segment
+        else:
+            with contextlib.suppress(OSError):
+                self._files.write(self.fd, bytes(size), self.end)
 
     def mark_synced(self, sequence: int) -> None:
         """Note in the header that everything up to this sequence is on disk.

@@ -18,7 +18,7 @@ from callstate_sidecar.journal.manifest import MANIFEST, Manifest, encode_manife
 from callstate_sidecar.journal.repair import repair
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.files import Files
-from support.journals import JournaledTable, recovered, turn
+from support.journals import FaultyFiles, JournaledTable, done_then_eio, recovered, turn
 
 
 def filled(directory: Path) -> JournaledTable:
@@ -153,3 +153,19 @@ def test_a_snapshot_whose_manifest_was_never_written_has_what_a_damaged_log_lack
     repaired(tmp_path)
     assert recovered(tmp_path) == journaled.state()
     assert snapshot_path(tmp_path, max(snapshots(tmp_path))).exists()
+
+
+def test_a_group_that_was_refused_is_not_saved(tmp_path: Path) -> None:
+    """Although its records were all written, and whoever asked for them was told that they were not."""
+    files = FaultyFiles(1 << 30, done_then_eio, ("write",))
+    journaled = JournaledTable(tmp_path, files)
+    journaled.create("a")
+    for name in ("b", "c", "d"):
+        journaled.harness.create(name)
+    files.fail_at = files.count
+    with pytest.raises(OSError, match="Input/output error"):
+        journaled.commit()
+    journaled.add_turn("a", b"{}")
+    journaled.journal.close()
+    repaired(tmp_path)
+    assert recovered(tmp_path) == journaled.state()
