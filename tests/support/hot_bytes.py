@@ -24,7 +24,8 @@ def recounted(table: SessionTable, events: Events | None = None) -> int:
         for copy in table.set_aside.of(session_id):
             state = copy.state
             ops = {done.op: done.result for done in state.ops}
-            total += weight.COPY_BYTES + len(state.fields) + len(state.turns) + _facts(state.facts) + _ops(ops)
+            head = len(state.fields) + len(state.metrics.extra)
+            total += weight.COPY_BYTES + head + len(state.turns) + _facts(state.facts) + _ops(ops)
     if events is not None:
         total += sum(KEPT_BYTES + len(kept.line) for kept in events.ring)
     return total
@@ -45,7 +46,7 @@ def _session(session: Session) -> int:
     if session.base is not None:
         heads[id(session.base.fields)] = session.base.fields
         total += weight.BASE_BYTES
-    total += len(doc.chunks) * weight.CHUNK_BYTES
+    total += len(doc.chunks) * weight.CHUNK_BYTES + len(doc.metrics.extra)
     return total + sum(map(len, heads.values())) + _facts(session.facts) + _ops(session.ops)
 
 
