@@ -4,7 +4,8 @@ redis-py's own client for clusters has no bound on the wait for a connection, sl
 pipelines in Python, and builds a table of 16,384 entries with each look at the topology, which holds up the loop.
 So only its parts are used: a client for each node, `key_slot`, and the errors that redirect.
 
-- MOVED: the slot is elsewhere now. Follow it, and look at the topology before the next command.
+- MOVED: the slot is elsewhere now. Follow it, and look at the topology before the next command. While word of it
+  spreads, two nodes may point at each other: from the third time on, wait for a moment.
 - ASK: the slot is being moved, and this key is already there. Follow it, this once.
 - TRYAGAIN: the slot is being moved, and only some of a script's keys are there. Wait, for a moment.
 - CLUSTERDOWN, or a node that does not answer: look at the topology before the next command, and let the caller try
@@ -42,8 +43,12 @@ ResultT = TypeVar("ResultT")
 ATTEMPTS: Final = 16
 """How often a command is sent before its redirection is given back as its reply."""
 
+HOPS: Final = 2
+"""Redirections that are followed at once: to where a slot has moved, and from there to where its key is already."""
+
 TRY_AGAIN_S: Final = 0.05
-"""The wait after TRYAGAIN. A slot of a thousand sessions is moved in less than the sum of all attempts."""
+"""The wait after TRYAGAIN, and after more redirections. A slot of a thousand sessions is moved in less than the sum
+of all attempts, and so is the word of it spread."""
 
 
 class _Route(NamedTuple):
@@ -151,7 +156,7 @@ class Cluster:
         homes = [slots.node(key_slot(command.key)) for command in commands]
         left = {i: _Route(home, asking=False) for i, home in enumerate(homes)}
         for attempt in range(ATTEMPTS):
-            if attempt and any(isinstance(replies[i], TryAgainError) for i in left):
+            if attempt > HOPS or (attempt and any(isinstance(replies[i], TryAgainError) for i in left)):
                 await asyncio.sleep(TRY_AGAIN_S)
             groups: dict[Node, list[int]] = defaultdict(list)
             for i, route in left.items():
