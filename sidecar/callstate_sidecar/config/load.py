@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from callstate_sidecar.config.arguments import parse
-from callstate_sidecar.config.errors import ConfigError, reason
+from callstate_sidecar.config.errors import ConfigError, check_encodable, reason
 from callstate_sidecar.config.options import OPTIONS, SECTIONS, Option
 from callstate_sidecar.config.origins import Origin
 from callstate_sidecar.config.redis_url import UrlOptionError
@@ -49,6 +49,7 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Config
     values: dict[str, Any] = {}
     origins = args.origins = {}
     if args.config is not None:
+        check_encodable(args.config, "--config")
         values.update(_read_file(Path(args.config)))
         origins.update(dict.fromkeys(values, Origin("file", args.config)))
     for option, value in _read_environ(environ):
@@ -129,6 +130,8 @@ def _unknown(key: str, known: Mapping[str, object], source: str, what: str) -> N
 def _checked(option: Option, value: object, source: str, *, strict: bool) -> Any:
     """Convert a value to the option's type. If not strict, it is the text of a flag or variable."""
     try:
+        if isinstance(value, str):
+            check_encodable(value, option.key)
         converted = msgspec.convert(value, option.annotation, strict=strict)
         if option.key == "store.url":
             check_store_url(str(converted))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from callstate_sidecar.config import store_url
-from callstate_sidecar.config.errors import ConfigError, reason
+from callstate_sidecar.config.errors import ConfigError, check_encodable, reason
 from callstate_sidecar.config.redis_url import UrlOptionError
 from callstate_sidecar.config.schema import Config
 
@@ -27,7 +27,7 @@ def resolve_socket(config: Config, environ: Mapping[str, str]) -> Path:
     The caller has to create the directory of the last, /tmp/callstate-<uid>, with mode 0700, or to check it.
 
     Raises:
-        ConfigError: the path is too long for a Unix socket.
+        ConfigError: the path is too long for a Unix socket, or not UTF-8.
     """
     runtime_dir = environ.get("XDG_RUNTIME_DIR", "")
     if config.server.socket:
@@ -38,6 +38,7 @@ def resolve_socket(config: Config, environ: Mapping[str, str]) -> Path:
         # clients look there too, but only in a directory that they own and that has mode 0700
         path = Path(f"/tmp/callstate-{os.getuid()}", SOCKET_NAME)  # noqa: S108
     path = path.absolute()
+    check_encodable(str(path), "server.socket")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         raise ConfigError(f"server.socket: a Unix socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes: {path}")
     return path
@@ -47,8 +48,15 @@ def resolve_state_dir(config: Config, environ: Mapping[str, str]) -> Path:
     """The directory of journal, SQLite file and host id: `server.state_dir`, $STATE_DIRECTORY, XDG, or home.
 
     Raises:
-        ConfigError: there is none, as for a container's user id that is not in the password database.
+        ConfigError: there is none, as for a container's user id that is not in the password database; or its path
+            is not UTF-8.
     """
+    path = _state_dir(config, environ)
+    check_encodable(str(path), "server.state_dir")
+    return path
+
+
+def _state_dir(config: Config, environ: Mapping[str, str]) -> Path:
     if config.server.state_dir:
         return Path(config.server.state_dir).absolute()
     # systemd.exec(5): several directories are separated by colons; ours is the first.

@@ -247,6 +247,27 @@ def test_a_file_that_is_not_there_or_not_text_is_named(toml: Path) -> None:
     assert refusal("--config", str(toml)) == f"--config: not UTF-8: {toml}"
 
 
+RAW = os.fsdecode(b"/x\xff")
+"""A path as Python has it that is not UTF-8."""
+
+
+def test_text_that_is_not_utf_8_is_refused(toml: Path) -> None:
+    """It can't be put into the reply to `server.config`, nor into an event that names the store."""
+    for option in OPTIONS.values():
+        if option.type is str:
+            assert refusal("--set", f"{option.key}={RAW}") == f"{option.key}: not UTF-8"
+    assert refusal("--socket", RAW) == "server.socket: not UTF-8"
+    assert refusal(CALLSTATE_STORE_URL=f"redis://:secret{RAW}@host") == "store.url: not UTF-8"
+    assert refusal("--config", RAW) == "--config: not UTF-8"
+    runtime_dir = toml.with_name(RAW[1:])
+    runtime_dir.mkdir()
+    with pytest.raises(ConfigError, match=r"server\.socket: not UTF-8"):
+        resolve_socket(Config(), {"XDG_RUNTIME_DIR": str(runtime_dir)})
+    for environ in ({"STATE_DIRECTORY": RAW}, {"XDG_STATE_HOME": RAW}, {"HOME": RAW}):
+        with pytest.raises(ConfigError, match=r"server\.state_dir: not UTF-8"):
+            resolve_state_dir(Config(), environ)
+
+
 def test_an_unknown_key_is_named_with_the_likely_one() -> None:
     message = refusal("--set", "store.flush_intervall_s=1")
     assert message == "store.flush_intervall_s: no such key (--set); did you mean store.flush_interval_s?"
