@@ -7,7 +7,8 @@ While a read is in progress, every request for that id waits for it, in order, s
 session take effect in the order they were sent. A session of this host that has not ended is admitted to the cache;
 one that has ended, that belongs to another host or to other software, or for which there is no room in memory, is
 only shown to the requests that waited.
-A late read never replaces a session that has meanwhile become hot.
+A late read never replaces a session that has meanwhile become hot, nor brings back one that was hot meanwhile and
+was deleted: it does not count then, and those that waited ask anew.
 
 Thousands may have waited for one read, and many reads are answered at once. So a request runs in the turn of the
 loop in which its session becomes known if there is time for it, else when its connection is next
@@ -198,20 +199,22 @@ class ReadThrough:
     async def _find_each(self, session_ids: list[str]) -> None:
         stored: Sequence[StoredSession | StoreError | None] = []
         failure: Exception | None = None
+        readings = [*map(self._ctx.table.readings.begin, session_ids)]
         try:
             stored = await in_time(self._reads.read_each(session_ids))
         except Exception as error:  # noqa: BLE001 - it is logged, and told to those that wait
             failure = self._failed(session_ids[0], error)
         slices = self._new_slices()
-        for number, session_id in enumerate(session_ids):
+        for number, (session_id, reading) in enumerate(zip(session_ids, readings, strict=True)):
             found: Session | Exception | None = failure
             if failure is None:
                 each = stored[number]
                 if isinstance(each, StoredSession) and each.unread_bytes:  # too long to be read with others
+                    self._ctx.table.readings.let_go(reading)
                     await self._find(self._waiting, session_id, partial(self.read, session_id))
                     continue
                 found = each if isinstance(each, StoreError) else await self._parsed(session_id, each)
-            await self._deliver(self._waiting, session_id, found, slices)
+            await self._deliver(self._waiting, reading, found, slices)
             await slices.give_way()
 
     def _new_slices(self) -> Slices:
@@ -229,11 +232,12 @@ class ReadThrough:
 
     async def _find(self, asking: _Waiters, session_id: str, find: Find) -> None:
         found: Session | Exception | None
+        reading = self._ctx.table.readings.begin(session_id)
         try:
             found = await find()
         except Exception as error:  # noqa: BLE001 - it is logged, and told to those that wait
             found = self._failed(session_id, error)
-        await self._deliver(asking, session_id, found)
+        await self._deliver(asking, reading, found)
 
     async def _parsed(self, session_id: str, stored: StoredSession | None) -> Session | Exception | None:
         try:
@@ -277,23 +281,19 @@ class ReadThrough:
         return Tombstone(meta.version, meta.epoch if meta.host == self._host_id else meta.epoch + 1, meta.ops)
 
     async def _deliver(
-        self, asking: _Waiters, session_id: str, found: Session | Exception | None, slices: Slices | None = None
+        self, asking: _Waiters, reading: Reading, found: Session | Exception | None, slices: Slices | None = None
     ) -> None:
         """Make the result known, and have what waited for it run, in order and in slices.
 
         A request may ask again, if what was known is not known any more: a miss expires while the process is
-        stopped. It waits for another read then, and those behind it with it.
+        stopped, or the session has changed since it was read. It waits for another read then, and those behind it
+        with it.
         """
         if self._parts is not None and isinstance(found, Session) and self._is_to_stay(found):
             await self._parts.write(found)  # the history, if it is long, ahead of the session
-        readings = self._ctx.table.readings
-        reading = self._learn(session_id, found)
+        readings, session_id = self._ctx.table.readings, reading.session_id
+        self._learn(reading, found)
         waiting = asking.pop(session_id)
-        is_kept = (
-            len(waiting) > 1 or reading.found is not None
-        )  # a lone request finds for itself that there is none
-        if is_kept:
-            readings.keep(reading)
         try:
             while waiting:
                 waiter = waiting.popleft()
@@ -311,24 +311,23 @@ class ReadThrough:
                     finally:
                         readings.untold -= 1
         finally:
-            if is_kept:
-                readings.let_go(reading)
+            readings.let_go(reading)
             if waiting:
                 self._wait(session_id, waiting)
 
-    def _learn(self, session_id: str, found: Session | Exception | None) -> Reading:
-        """Make a session hot that is to stay.
-
-        Returns:
-            what requests are shown: nothing of a hot one.
-        """
-        ctx, table = self._ctx, self._ctx.table
-        if session_id not in table.sessions and isinstance(found, Session) and self._is_to_stay(found):
+    def _learn(self, reading: Reading, found: Session | Exception | None) -> None:
+        """Make a session hot that is to stay, or else let requests be shown what was found; neither if it is
+        outdated."""
+        ctx, session_id = self._ctx, reading.session_id
+        if session_id in ctx.table.sessions:
+            ctx.table.readings.outdate(session_id)
+        elif reading.outdated:
+            return
+        elif isinstance(found, Session) and self._is_to_stay(found):
             ctx.tx.admit(found)
             ctx.watch(INTERNAL, found)
-        if session_id in table.sessions:
-            return Reading(session_id, None, outdated=True)
-        return Reading(session_id, found, table.tombstones.predecessor(session_id))
+        else:
+            ctx.table.readings.fill(reading, found, ctx.table.tombstones.predecessor(session_id))
 
     def _run(self, reading: Reading, waiter: _Waiter) -> None:
         """Run what waited for a reading, now or later."""

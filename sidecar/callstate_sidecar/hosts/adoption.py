@@ -13,7 +13,8 @@ from typing import Final
 from callstate_client.engine.reasons import HOST_LOST
 from callstate_client.engine.rules import handoff
 from callstate_client.engine.rules.context import Context
-from callstate_client.engine.sessions.stored import ENDED, StoredSession, StoreError
+from callstate_client.engine.sessions.stored import ENDED, StoredSession
+from callstate_client.engine.table.readings import Reading
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.journal import PartsLog
 from callstate_sidecar.logs.event_log import EventLog
@@ -39,7 +40,7 @@ class Adopter:
         commit: commits the open group.
         host_id: this host.
         instance: this daemon.
-        in_doubt: gets the sessions that the store may have given to this host without a reply.
+        in_doubt: gets the sessions that the store may have given to this host without their being hot.
         metrics: counts the sessions adopted.
         parts: journals long histories in parts; None: there is no log.
     """
@@ -122,41 +123,39 @@ class Adopter:
         return len(ctx.table.sessions) + TAKES_AT_ONCE <= limits.sessions
 
     async def _adopt_some(self, takes: Sequence[Take]) -> int:
-        try:
-            results = await self._registry.take(takes)
-        except StoreError:
-            self._in_doubt.update(take.session_id for take in takes)
-            raise
+        readings, doubted = self._ctx.table.readings, {take.session_id for take in takes} - self._in_doubt
+        begun = [readings.begin(take.session_id) for take in takes]
+        self._in_doubt |= doubted  # until all that was given is hot
         adopted = 0
-        for take, taken in zip(takes, results, strict=True):
-            if taken.outcome is not TakeOutcome.TAKEN or taken.stored is None:
-                continue
-            adopted += 1
-            try:
-                await self._adopt_one(take.session_id, taken.stored)
-            except UnreadableError as error:
-                log.error(
-                    "adoption_unreadable", "session %s of dead host %s can't be read: %s", take.session_id,
-                    take.host, error, session_id=take.session_id, host=take.host,
-                )  # fmt: skip
-        self._metrics.count("sessions_adopted", adopted)
-        self._commit()
+        try:
+            for take, taken, reading in zip(takes, await self._registry.take(takes), begun, strict=True):
+                if taken.outcome is TakeOutcome.TAKEN and taken.stored is not None:
+                    adopted += 1
+                    await self._adopt_one(take, taken.stored, reading)
+                elif take.session_id in doubted:
+                    self._in_doubt.discard(take.session_id)
+        finally:
+            for reading in begun:
+                readings.let_go(reading)
+            self._metrics.count("sessions_adopted", adopted)
+            self._commit()
         return adopted
 
-    async def _adopt_one(self, session_id: str, stored: StoredSession) -> None:
-        """Make a session hot, unless it is, or is deleted in the store.
-
-        Raises:
-            UnreadableError: its document can't be read.
-        """
-        sessions = self._ctx.table.sessions
-        if session_id in sessions:
-            return
-        session = await in_turns(handoff.take_over(session_id, stored, self._host_id, HOST_LOST))
-        if session is None:
-            return
-        if self._parts is not None:
+    async def _adopt_one(self, take: Take, stored: StoredSession, reading: Reading) -> None:
+        """Make a session hot, unless it is, or is deleted in the store. If it was hot and is not any more, it is to
+        be read again: it may be deleted by now."""
+        try:
+            session = await in_turns(handoff.take_over(take.session_id, stored, self._host_id, HOST_LOST))
+        except UnreadableError as error:
+            log.error(
+                "adoption_unreadable", "session %s of dead host %s can't be read: %s", take.session_id, take.host,
+                error, session_id=take.session_id, host=take.host,
+            )  # fmt: skip
+            session = None
+        if session is not None and self._parts is not None:
             await self._parts.write(session)
-        if session_id not in sessions:  # else a request has read it meanwhile
-            owner = stored.meta.owner if stored.meta is not None else ""
-            handoff.adopt(self._ctx, session, owner)
+        if reading.outdated:
+            return
+        self._in_doubt.discard(take.session_id)
+        if session is not None and take.session_id not in self._ctx.table.sessions:
+            handoff.adopt(self._ctx, session, stored.meta.owner if stored.meta is not None else "")

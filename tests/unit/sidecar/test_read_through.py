@@ -11,7 +11,9 @@ import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.phases import Phase
+from callstate_client.engine.rules import handoff
 from callstate_client.engine.sessions.long_document import PIECE_BYTES
+from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoreTimeoutError
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.errors import (
@@ -423,7 +425,6 @@ async def test_a_store_that_never_answers_is_unavailable(monkeypatch: pytest.Mon
 async def test_a_new_id_is_asked_for_by_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
     core = Core()
     started: list[Any] = []
-    monkeypatch.setattr(core.table.readings, "keep", None)
     create = asyncio.create_task
 
     def counted(work: Any, **options: Any) -> asyncio.Task[Any]:
@@ -434,6 +435,49 @@ async def test_a_new_id_is_asked_for_by_one_task(monkeypatch: pytest.MonkeyPatch
     begin = core.begin("session.save", b'{"session":{"id":"a"},"if_version":0}')
     assert json.loads(await begin)["version"]
     assert len(started) == 1
+
+
+async def test_a_session_deleted_while_it_was_read_stays_deleted() -> None:
+    """It became hot meanwhile in another way, as by adoption, and its deletion was acknowledged."""
+    core = Core()
+    core.memory.put("a", LIVE, meta())
+    core.memory.hold()
+    load = core.begin("session.load", b'{"session_id":"a"}')
+    turn = core.begin("session.add_turn", b'{"session_id":"a","turn":{"content":"late"}}')
+    await core.memory.called.wait()
+    adopted = session_of("a", core.memory.rows["a"], HOST)
+    assert adopted is not None
+    handoff.adopt(core.ctx, adopted, "w1")
+    await core.call("session.delete", session_id="a")
+    core.memory.let_go()
+    for request in (load, turn):
+        with pytest.raises(SessionNotFoundError):
+            await request
+    assert "a" not in core.table.sessions
+    await core.writer.write_round()
+    assert core.memory.rows["a"].document is None
+
+
+@pytest.mark.parametrize("document", [LIVE, ENDED], ids=["live", "ended"])
+async def test_a_session_whose_deletion_was_written_while_it_was_read_stays_deleted(document: bytes) -> None:
+    """Nobody remembers a deletion here that the store has. What was read before it would bring the session back."""
+    core = Core()
+    core.memory.put("a", document, meta())
+    core.memory.hold()
+    turn = core.begin("session.add_turn", b'{"session_id":"a","turn":{"content":"late"}}')
+    await core.memory.called.wait()
+    reads, core.memory._gate = core.memory._gate, asyncio.Event()  # this read alone goes on waiting
+    core.memory.let_go()
+    read = session_of("a", core.memory.rows["a"], HOST)
+    assert read is not None
+    handoff.adopt(core.ctx, read, "w1")
+    await core.call("session.delete", session_id="a")
+    await core.writer.write_round()
+    assert core.memory.rows["a"].document is None
+    reads.set()
+    with pytest.raises(SessionNotFoundError):
+        await turn
+    assert "a" not in core.table.sessions
 
 
 async def test_an_internal_fault_is_reported_and_not_cached(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,8 @@
 A read is shown to the requests that waited for it, and to no others, when each of them has its turn: a session that
 does not become hot by it, that it is missing, or why it can't be had. It is not shown any more once the session has
 become hot, has changed or has been deleted, as that has to be seen by those that run later. They have the store
-read again if they don't find the session in memory.
+read again if they don't find the session in memory. All of that may happen while the read is still under way, too:
+a session may be adopted meanwhile, changed and deleted. So a reading is kept from when the store is asked.
 """
 
 from __future__ import annotations
@@ -18,32 +19,25 @@ READING_BYTES: Final = 500
 
 
 class Reading:
-    """What one read has found.
+    """What one read finds.
 
     Args:
         session_id: under this id.
-        found: the session, or why it can't be had; None: there is none.
-        grave: what a new session has to exceed, if there is none.
-        outdated: it is not shown: the session is hot.
     """
 
     __slots__ = ("found", "grave", "outdated", "session_id", "size_bytes", "waiting")
 
-    def __init__(
-        self,
-        session_id: str,
-        found: Session | Exception | None,
-        grave: Tombstone = NO_TOMBSTONE,
-        *,
-        outdated: bool = False,
-    ) -> None:
+    def __init__(self, session_id: str) -> None:
         self.session_id = session_id
-        self.found = found
-        self.grave = grave
-        self.outdated = outdated
-        self.size_bytes = READING_BYTES + (found.doc.size if isinstance(found, Session) else 0)
+        self.found: Session | Exception | None = None
+        """The session, or why it can't be had; None: there is none."""
+        self.grave = NO_TOMBSTONE
+        """What a new session has to exceed, if there is none."""
+        self.outdated = False
+        """It is not shown: the session has become hot, has changed or was deleted since the store was asked."""
+        self.size_bytes = READING_BYTES
         self.waiting = 0
-        """Requests that have yet to run."""
+        """Requests that have yet to run, and the read while it is under way."""
 
 
 class Readings:
@@ -51,11 +45,24 @@ class Readings:
 
     def __init__(self) -> None:
         self._by_id: dict[str, list[Reading]] = {}
-        """Those that are shown."""
+        """Those that are not outdated."""
         self.size_bytes = 0
         """Of all of them, outdated ones included."""
         self.untold = 0
         """Reads of which some that waited have not been told yet; they precede what their connections send."""
+
+    def begin(self, session_id: str) -> Reading:
+        """The store is asked for a session. The reading has to be let go of when that is over."""
+        reading = Reading(session_id)
+        self.keep(reading)
+        return reading
+
+    def fill(self, reading: Reading, found: Session | Exception | None, grave: Tombstone) -> None:
+        """The store has answered, and nothing has outdated that."""
+        reading.found, reading.grave = found, grave
+        if isinstance(found, Session):
+            reading.size_bytes += found.doc.size
+            self.size_bytes += found.doc.size
 
     def keep(self, reading: Reading) -> None:
         """One request more waits for its turn."""
@@ -66,7 +73,7 @@ class Readings:
         reading.waiting += 1
 
     def let_go(self, reading: Reading) -> None:
-        """A request has run, or waits for another read."""
+        """A request has run, or waits for another read; or the read is over."""
         reading.waiting -= 1
         if not reading.waiting:
             self.size_bytes -= reading.size_bytes

@@ -88,3 +88,18 @@ async def test_a_session_that_was_read_during_its_adoption_is_the_one_that_stays
     session = core.session("a")
     await adoption
     assert core.session("a") is session
+
+
+async def test_a_session_deleted_during_its_adoption_stays_deleted(core: Core) -> None:
+    """A request has read it, as this host's, and another has deleted it: both before it is adopted."""
+    adopter = Adopter(
+        cast(HostRegistry, Registry()), core.ctx, core.commit, HOST, "instance-1", set(), core.metrics
+    )  # fmt: skip
+    adoption = asyncio.ensure_future(adopter.adopt({"a": Possession("host-2", 1, "live")}))
+    await asyncio.sleep(0)
+    core.memory.put("a", b'{"id":"a","status":"active"}', StoredMeta(host=HOST, version=6, epoch=1 << 20))
+    await core.call("session.load", session_id="a")
+    await core.call("session.delete", session_id="a")
+    await adoption
+    assert "a" not in core.table.sessions
+    assert [write.document for write, _ in core.queue.take(HOST, 10, 10)] == [None]
