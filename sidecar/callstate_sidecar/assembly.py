@@ -220,11 +220,12 @@ def _hosts(
         write_behind.store.check()
         lease.check()
 
-    takeovers = Takeovers(registry, read_through, check, host_id, metrics)
+    in_doubt = set[str]()
+    takeovers = Takeovers(registry, read_through, check, host_id, in_doubt, metrics)
     watch = HostWatch(host_id, lease_s)
-    adopter = Adopter(registry, ctx, commit, host_id, lease.instance, takeovers.in_doubt, metrics, parts_log)
+    adopter = Adopter(registry, ctx, commit, host_id, lease.instance, in_doubt, metrics, parts_log)
     sweep_s = SWEEP_LEASES * lease_s
-    possessions = Possessions(registry, ctx, reconciler, read_through, commit, host_id)
+    possessions = Possessions(registry, ctx, reconciler, read_through, commit, host_id, in_doubt)
     gate = AbsenceGate(lease_s, possessions.look_at_all, since_boot)
     server.held = gate.holds
     rounds = HostRounds(
@@ -232,7 +233,6 @@ def _hosts(
         lease=lease,
         watch=watch,
         possessions=possessions,
-        takeovers=takeovers,
         adopter=adopter,
         sweep=ActiveSweep(given.backend, registry, watch, adopter, lease.instance, sweep_s, clock.mono),
         clock=clock,

@@ -13,7 +13,6 @@ from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.lease import HostIdTakenError, HostLease
 from callstate_sidecar.hosts.possession import Possessions
 from callstate_sidecar.hosts.sweep import ActiveSweep
-from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.hosts.watch import HostWatch
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
@@ -40,7 +39,6 @@ class HostRounds(BackgroundTask):
         lease: this host's.
         watch: the others'.
         possessions: compares sessions with the store.
-        takeovers: has the sessions that this host may have been given.
         adopter: takes over the sessions of dead hosts.
         sweep: of the active set.
         clock: monotonic time.
@@ -57,7 +55,6 @@ class HostRounds(BackgroundTask):
         lease: HostLease,
         watch: HostWatch,
         possessions: Possessions,
-        takeovers: Takeovers,
         adopter: Adopter,
         sweep: ActiveSweep,
         clock: SystemClock,
@@ -71,7 +68,6 @@ class HostRounds(BackgroundTask):
         self._lease = lease
         self._watch = watch
         self._possessions = possessions
-        self._takeovers = takeovers
         self._adopter = adopter
         self._sweep = sweep
         self._clock = clock
@@ -169,9 +165,7 @@ class HostRounds(BackgroundTask):
         try:
             await self._possessions.look_at_hints()
             await self._catch_up()
-            for session_id in [*self._takeovers.in_doubt]:
-                await self._possessions.recover(session_id)
-                self._takeovers.in_doubt.discard(session_id)
+            await self._possessions.look_at_doubtful()
             for host in self._dead:
                 await self._registry.note_dead(host, REMEMBER_LEASES * self._lease_s)
                 await self._adopter.adopt_all(host)

@@ -13,7 +13,7 @@ from functools import partial
 from callstate_client.engine.interfaces import NotOurs
 from callstate_client.engine.rules import handoff
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import StoreError, StoreRefusingError
+from callstate_client.engine.sessions.stored import StoreRefusingError
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough, in_time
@@ -32,6 +32,7 @@ class Takeovers:
         read_through: holds back other requests for the session meanwhile.
         check: raises StoreError while the store is known to be down.
         host_id: this host.
+        in_doubt: gets the sessions that the store has given to this host, or may have without a reply.
         metrics: counts the sessions taken.
     """
 
@@ -41,15 +42,15 @@ class Takeovers:
         read_through: ReadThrough,
         check: Callable[[], None],
         host_id: str,
+        in_doubt: set[str],
         metrics: Metrics,
     ) -> None:
         self._registry = registry
         self._read_through = read_through
         self._check = check
         self._host_id = host_id
+        self._in_doubt = in_doubt
         self._metrics = metrics
-        self.in_doubt: set[str] = set()
-        """Sessions that this host may have been given by requests whose replies were lost."""
 
     def when_taken(self, theirs: NotOurs, then: Callable[[], None], requester: Requester | None = None) -> None:
         """Call `then` once the store has given the session to this host, or has said why not; `requester` as with
@@ -66,11 +67,8 @@ class Takeovers:
         self._check()
         session_id = theirs.session_id
         take = Take(session_id, theirs.host, theirs.epoch, theirs.owner, theirs.force, theirs.revive)
-        try:
-            (taken,) = await in_time(self._registry.take([take]))
-        except StoreError:
-            self.in_doubt.add(session_id)
-            raise
+        self._in_doubt.add(session_id)  # the reply may be lost, or there may be no room any more
+        (taken,) = await in_time(self._registry.take([take]))
         if taken.outcome is TakeOutcome.TAKEN and taken.stored is not None:
             self._metrics.count("sessions_taken")
             log.info(

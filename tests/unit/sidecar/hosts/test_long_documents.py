@@ -55,7 +55,7 @@ async def test_a_claimed_session_of_another_host_is_read_in_turns_of_the_loop(co
     seen.host = "host-2"
     found: list[Session] = []
     registry = cast(HostRegistry, Registry())
-    takeovers = Takeovers(registry, core.read_through, lambda: None, HOST, core.metrics)
+    takeovers = Takeovers(registry, core.read_through, lambda: None, HOST, set(), core.metrics)
     done = asyncio.Event()
 
     def then() -> None:

@@ -1,0 +1,159 @@
+"""What the store has as this host's is hot in the end, or it would never be reaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from callstate_client.engine.interfaces import NotOurs
+from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.head import head_of
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoredSession
+from callstate_client.model import documents
+from callstate_sidecar.config.schema import LimitsConfig
+from callstate_sidecar.hosts.adoption import Adopter
+from callstate_sidecar.hosts.possession import Possessions
+from callstate_sidecar.hosts.takeover import Takeovers
+from callstate_sidecar.reconcile import Reconciler
+from callstate_sidecar.stores.hosts import HostRegistry, Possession, Take, Taken, TakeOutcome
+from support.core import HOST, Core
+from support.stores import down
+
+LIVE = b'{"id":"a","status":"active"}'
+OURS = StoredMeta(host=HOST, version=6, epoch=1 << 20, owner="w1")
+
+
+class Registry:
+    """The hosts of a store that has one session, and gives it to whoever asks for it. `cut`: without a reply."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.cut = False
+
+    async def take(self, takes: Sequence[Take]) -> list[Taken]:
+        """It is this host's then."""
+        self._core.memory.put("a", LIVE, OURS)
+        if self.cut:
+            raise down()
+        return [Taken(TakeOutcome.TAKEN, StoredSession(LIVE, OURS)) for _ in takes]
+
+    async def sessions_of(self, host: str, cursor: str) -> tuple[list[str], str]:
+        """The whole set in one page."""
+        return ["a"], ""
+
+    async def possessions(self, session_ids: Sequence[str]) -> list[Possession | None]:
+        """It is this host's."""
+        return [Possession(HOST, OURS.epoch, "live") for _ in session_ids]
+
+    async def remove_from_set(self, host: str, session_ids: Sequence[str]) -> None:
+        """Nothing is in it by mistake."""
+        assert not session_ids
+
+
+class Several:
+    """A core among other hosts."""
+
+    def __init__(self, **options: Any) -> None:
+        self.core = core = Core(**options)
+        self.registry = Registry(core)
+        self.in_doubt: set[str] = set()
+        registry = cast(HostRegistry, self.registry)
+        self.possessions = Possessions(
+            registry, core.ctx, Reconciler(core.ctx, HOST, core.metrics), core.read_through, core.commit, HOST,
+            self.in_doubt,
+        )  # fmt: skip
+        self.adopter = Adopter(registry, core.ctx, core.commit, HOST, "instance-1", self.in_doubt, core.metrics)
+        self.takeovers = Takeovers(
+            registry, core.read_through, lambda: None, HOST, self.in_doubt, core.metrics
+        )  # fmt: skip
+
+    async def claim(self) -> None:
+        """Ask for a session of another host, and wait until the store has answered."""
+        seen = Session("a", Document(head_of(documents.read(b'{"id":"a"}')), 0))
+        seen.host = "host-2"
+        self.takeovers.when_taken(NotOurs(seen, owner="w1", force=True, why="stolen"), lambda: None)
+        await self.core.read_through.close()
+
+
+async def test_a_lost_reply_to_a_claim_is_asked_for_until_the_store_answers() -> None:
+    """The next round may begin while the store is still taken for down."""
+    several = Several()
+    several.registry.cut = True
+    await several.claim()
+    several.core.memory.failure = down
+    for _ in range(2):
+        with pytest.raises(StoreDownError):
+            await several.possessions.look_at_doubtful()
+    several.core.memory.failure = None
+    several.core.writer.store.succeeded()
+    await several.possessions.look_at_doubtful()
+    assert several.core.session("a").restored
+    assert not several.in_doubt
+
+
+async def test_a_lost_reply_to_an_adoption_is_asked_for_as_well() -> None:
+    several = Several()
+    several.registry.cut = True
+    with pytest.raises(StoreDownError):
+        await several.adopter.adopt({"a": Possession("host-2", 1, "live")})
+    await several.possessions.look_at_doubtful()
+    assert "a" in several.core.table.sessions
+
+
+async def test_a_start_finds_its_sessions_though_the_store_fails_in_between() -> None:
+    several = Several()
+    several.core.memory.put("a", LIVE, OURS)
+    several.core.memory.failure = down
+    with pytest.raises(StoreDownError):
+        await several.possessions.look_at_own_set()
+    several.core.memory.failure = None
+    several.core.writer.store.succeeded()
+    assert await several.possessions.look_at_own_set() == 1
+    assert several.core.session("a").restored
+
+
+async def test_what_was_taken_without_room_is_kept_once_there_is_some() -> None:
+    """There was some when the claim was let through, and none any more when the store answered."""
+    several = Several(limits=LimitsConfig(hot_bytes=1 << 20))
+    several.core.table.hot.total += 1 << 20
+    await several.claim()
+    await several.possessions.look_at_doubtful()
+    assert several.in_doubt == {"a"}
+    assert not several.core.memory.reads, "the store is not asked in vain"
+    several.core.table.hot.total -= 1 << 20
+    await several.possessions.look_at_doubtful()
+    assert "a" in several.core.table.sessions
+    assert not several.in_doubt
+
+
+async def test_what_is_hot_is_in_doubt_no_longer() -> None:
+    several = Several()
+    await several.claim()
+    await several.possessions.look_at_doubtful()
+    assert not several.in_doubt
+    assert not several.core.memory.reads
+    assert not several.core.session("a").restored
+
+
+@pytest.mark.parametrize(
+    ("document", "meta"),
+    [
+        (LIVE, StoredMeta(host="host-2", version=6)),
+        (b'{"id":"a","status":"ended"}', OURS),
+        (b"{}", OURS),
+        (None, None),
+    ],
+    ids=["another host's", "ended", "unreadable", "none"],
+)
+async def test_what_is_not_to_be_kept_is_not_in_doubt(document: bytes | None, meta: StoredMeta | None) -> None:
+    several = Several()
+    several.in_doubt.add("a")
+    several.core.memory.put("a", document, meta)
+    if document is None:
+        del several.core.memory.rows["a"]
+    await several.possessions.look_at_doubtful()
+    assert not several.in_doubt
+    assert not several.core.table.sessions
