@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -166,7 +167,7 @@ async def test_a_listing_between_the_steps_of_a_write_removes_nothing_for_good(
 async def test_a_document_that_appears_while_a_listing_removes_ids_is_listed_again(
     backend: RedisBackend, raw: ScriptClient, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sets = backend._sets
+    sets = backend._read_sets
     assert sets is not None
     commands = sets._client.commands
     await raw.command("SADD", f"{prefix}active".encode(), "call-1", "ghost")
@@ -214,3 +215,21 @@ async def test_the_loss_of_one_primary_is_noticed(cluster: ClusterServers, backe
 async def test_a_store_without_a_daemon_is_for_one_server(cluster: ClusterServers) -> None:
     with pytest.raises(ValueError, match="single server"):
         RedisStore.from_url(cluster.url)
+
+
+async def test_who_reads_does_not_wait_for_what_is_written(backend: RedisBackend) -> None:
+    await written(backend, *(a_write(name) for name in NAMES))
+    pools: list[Any] = [
+        client.connection_pool
+        for client in backend._writing._servers._clients.values()  # type: ignore[attr-defined]
+    ]
+    held = [(pool, await pool.get_connection()) for pool in pools]
+    try:
+        async with asyncio.timeout(4.0):  # less than what is waited for a connection
+            assert await backend.read(NAMES[0]) is not None
+            assert all(await backend.read_each(NAMES))
+            assert sorted(await all_active(backend)) == sorted(NAMES)
+            assert not await backend.check([StoredVersion(name, 1, "CA1", True) for name in NAMES])
+    finally:
+        for pool, connection in held:
+            pool.give_back(connection)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -179,6 +180,31 @@ async def test_a_write_leaves_meta_beside_the_document(backend: RedisBackend, ra
     for key in ("call-1", "@host:here:sessions", "@heartbeats"):
         assert 990_000 < await raw.pttl(prefix + key) <= 1_000_000
     assert 990_000 < await raw.pttl(f"{{{prefix}call-1}}:meta") <= 1_000_000
+
+
+@pytest.mark.parametrize("what", ["loss", "beats", "write"])
+async def test_who_has_to_wait_for_a_batch_waits_for_no_connection(
+    backend: RedisBackend, redis_server: RedisServer, what: str
+) -> None:
+    """That wait has a limit, and what fails at it counts as a store that is down, though it answers the batch."""
+    await backend.check_for_loss()
+    pool: Any = backend._writing._servers._client.connection_pool  # type: ignore[attr-defined]
+    redis_server.pause()
+    try:
+        writing = asyncio.ensure_future(backend.write([a_write("call-1")]))
+        while not pool._in_use_connections:
+            await asyncio.sleep(0)
+        waiting: asyncio.Future[Any] = asyncio.ensure_future({
+            "loss": backend.check_for_loss,
+            "beats": lambda: backend.write_beats({"call-1": 1}),
+            "write": lambda: backend.write([a_write("call-2")]),
+        }[what]())  # fmt: skip
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not pool._waiting
+    finally:
+        redis_server.resume()
+    await asyncio.gather(writing, waiting)
 
 
 async def test_a_session_is_in_one_hosts_set_at_a_time(backend: RedisBackend, raw: Redis, prefix: str) -> None:

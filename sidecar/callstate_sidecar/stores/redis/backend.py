@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -119,12 +120,17 @@ class RedisBackend:
         self.hosts: HostRegistry | None = self._registry
         """The hosts that share this Redis."""
         self._marks = Marks(partial(self._keys.mark, host_id))
-        self._sets = (
-            ClusterSets(self._writing, self._keys, host_id, self._ttl_ms) if self._writing.clustered else None
+        clustered = self._writing.clustered
+        self._sets, self._read_sets = (
+            ClusterSets(client, self._keys, host_id, self._ttl_ms) if clustered else None
+            for client in (self._writing, self._reading)
         )
-        self._calls = WriteCalls(self._keys, host_id, self._ttl_ms, clustered=self._writing.clustered)
+        self._turn = asyncio.Lock()
+        """To use the connection that writes. A batch may take longer than anybody waits for a connection, and that
+        is no sign of a store that does not answer."""
+        self._calls = WriteCalls(self._keys, host_id, self._ttl_ms, clustered=clustered)
         self._comparison = Comparison(
-            self._reading, self._keys, host_id, self._ttl_ms, self._marks.of(b""), self._sets
+            self._reading, self._keys, host_id, self._ttl_ms, self._marks.of(b""), self._read_sets
         )
         self._inspection = Inspection(self._reading, self._keys, host_id, self._ttl_ms)
         self._confirms = _confirms(timeout_s) if synced or sync_required else []
@@ -148,9 +154,10 @@ class RedisBackend:
 
     async def check_for_loss(self) -> None:
         """Compare the mark, as each batch does."""
-        tags = await self._writing.slot_tags()
-        calls = [self._marks.of(tag).call(with_run_id=True) for tag in tags]
-        replies = await self._writing.run_each(calls)
+        async with self._turn:
+            tags = await self._writing.slot_tags()
+            calls = [self._marks.of(tag).call(with_run_id=True) for tag in tags]
+            replies = await self._writing.run_each(calls)
         for reply in replies:
             if isinstance(reply, ResponseError):
                 raise StoreRefusingError(describe(reply))
@@ -160,8 +167,8 @@ class RedisBackend:
         """Read document and meta atomically, and the last beat."""
         keys = self._session_keys(session_id)
         reply = await self._reading.run(READ, keys, id_bytes(session_id), self._document_bytes)
-        if self._sets is not None:
-            (reply[2],) = await self._sets.last_beats([session_id])
+        if self._read_sets is not None:
+            (reply[2],) = await self._read_sets.last_beats([session_id])
         return _stored(reply)
 
     async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
@@ -173,13 +180,16 @@ class RedisBackend:
         """Write a batch in one round trip, each session through the fencing script; on a cluster in three."""
         if not batch:
             return []
-        if self._sets is None:
-            return await self._write(batch)
-        held_back = await self._sets.add(batch)
+        async with self._turn:
+            return await (self._write(batch) if self._sets is None else self._write_around(batch, self._sets))
+
+    async def _write_around(self, batch: Sequence[Write], sets: ClusterSets) -> list[WriteResult]:
+        """As `_write`, with the shared keys of a cluster."""
+        held_back = await sets.add(batch)
         results = dict.fromkeys(held_back, WriteResult(WriteOutcome.AWAY, "a shared key's primary does not answer"))
         able = [write for write in batch if write.session_id not in held_back]
         written = await self._write(able)
-        await self._sets.settle(able, written)
+        await sets.settle(able, written)
         results.update(zip((write.session_id for write in able), written, strict=True))
         return [results[write.session_id] for write in batch]
 
@@ -254,9 +264,10 @@ class RedisBackend:
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats of active sessions; an older one never replaces a newer one."""
-        if self._sets is not None:
-            await self._sets.write_beats(beats)
-            return
+        async with self._turn:
+            await (self._write_beats(beats) if self._sets is None else self._sets.write_beats(beats))
+
+    async def _write_beats(self, beats: Mapping[str, int]) -> None:
         items = list(beats.items())
         keys = [self._keys.active, self._keys.beats]
         calls: list[ScriptCall] = []
@@ -271,9 +282,9 @@ class RedisBackend:
 
     async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
         """A page of the active sessions of all hosts whose documents exist."""
-        if self._sets is None:
+        if self._read_sets is None:
             return await live_page(self._reading, self._keys, cursor)
-        ids, cursor = await self._sets.live_page(cursor, IDS_A_PAGE)
+        ids, cursor = await self._read_sets.live_page(cursor, IDS_A_PAGE)
         return [*map(id_text, ids)], cursor
 
     async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[str], str]:
@@ -297,8 +308,8 @@ class RedisBackend:
         """The replies of READ: document, meta and last beat of each."""
         calls = [ScriptCall(READ, self._session_keys(name), (id_bytes(name), TOGETHER_BYTES)) for name in names]
         replies = await self._reading.run_each(calls) if calls else []
-        if self._sets is not None:
-            for reply, beat in zip(replies, await self._sets.last_beats(names), strict=True):
+        if self._read_sets is not None:
+            for reply, beat in zip(replies, await self._read_sets.last_beats(names), strict=True):
                 if isinstance(reply, list):
                     reply[2] = beat
         return replies
