@@ -103,6 +103,9 @@ def test_bad_and_slow_clients_do_no_harm() -> None:
             assert b"# EOF" in asked(
                 daemon, b"GET /metrics HTTP/1.1\r\naccept: application/openmetrics-text; version=1.0.0\r\n\r\n"
             )
+            for accept in (b"application/openmetrics-text; version=abc", b"text/plain;version=1.x", b";=,;,q"):
+                reply = asked(daemon, b"GET /metrics HTTP/1.1\r\naccept: %b\r\n\r\n" % accept)
+                assert reply.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4")
             assert samples(daemon)["callstate_journal_up",] == 1
             wire.call("server.ping")
         finally:

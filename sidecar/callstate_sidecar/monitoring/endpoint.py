@@ -109,7 +109,10 @@ class Endpoint:
         if target != "/metrics":
             return _reply("404 Not Found", _TEXT, b"the figures are at /metrics\n")
         accept = next((line[7:].strip() for line in lines if line[:7].lower() == "accept:"), "")
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number, which it compares with one
+            encode, content_type = choose_encoder("")
         collector = cast("Collector", _Paced(await self._taken(), self._process))
         reply = _reply("200 OK", content_type, encode(collector))
         return reply.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if method == "HEAD" else reply
