@@ -203,7 +203,7 @@ class DaemonHost:
         oldest = table.dirty.oldest
         error = self._write_behind.store.error or self._backend.away
         return {
-            "sessions": dict(table.index.by_status),
+            "sessions": table.index.status_counts(),
             "suspects": len(engine.liveness.suspects),
             "orphans": len(table.index.orphans),
             "workers": len(workers),

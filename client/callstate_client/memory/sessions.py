@@ -314,7 +314,7 @@ class MemoryHost:
         """The result of `server.stats`."""
         engine = self._engine
         return {
-            "sessions": dict(engine.table.index.by_status),
+            "sessions": engine.table.index.status_counts(),
             "suspects": len(engine.liveness.suspects),
             "orphans": len(engine.table.index.orphans),
             "workers": len(engine.registry.workers),

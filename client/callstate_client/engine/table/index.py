@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from itertools import islice
+from typing import Final, TypeVar
 
 from callstate_client.engine.numbered_order import NumberedOrder
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.label_index import LabelIndex
+from callstate_client.model.state import Status
+
+MOST_STATUSES: Final = 100
+"""Statuses that are counted by name in the figures. A status is any text, perhaps another one of each session."""
+
+OTHER: Final = "other"
+"""The sum of all further ones."""
 
 KeyT = TypeVar("KeyT", str, int)
 
@@ -25,6 +33,8 @@ class Index:
     """Counts and lists updated with each change of a session's status or owner, or an orphan's labels."""
 
     def __init__(self) -> None:
+        self.count = 0
+        """How many sessions are indexed."""
         self.by_status: dict[str, int] = {}
         """Session count by status: counting 100,000 on each request would block the loop."""
         self.by_uid: dict[int, int] = {}
@@ -37,12 +47,22 @@ class Index:
     @property
     def live(self) -> int:
         """Number of sessions that have not ended."""
-        return sum(count for status, count in self.by_status.items() if status != "ended")
+        return self.count - self.by_status.get(Status.ENDED, 0)
+
+    def status_counts(self) -> dict[str, int]:
+        """`by_status` for the figures, which takes no longer with many statuses."""
+        counts = self.by_status
+        if len(counts) <= MOST_STATUSES:
+            return dict(counts)
+        shown = {status: counts[status] for status in (*Status, *islice(counts, MOST_STATUSES)) if status in counts}
+        shown[OTHER] = shown.get(OTHER, 0) + self.count - sum(shown.values())
+        return shown
 
     def update(self, session: Session) -> None:
         """Index a hot session under its current status and owner."""
         status, owner = session.doc.status, session.facts.owner
         if session.counted != status:
+            self.count += session.counted is None
             _move(self.by_status, session.counted, status)
             session.counted = status
         if session.owner_counted != owner:
@@ -57,6 +77,7 @@ class Index:
 
     def drop(self, session: Session) -> None:
         """The session is hot no longer."""
+        self.count -= session.counted is not None
         _move(self.by_status, session.counted, None)
         _move(self.by_uid, session.uid_counted, None)
         session.counted = session.uid_counted = None

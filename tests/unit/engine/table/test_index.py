@@ -5,7 +5,7 @@ from __future__ import annotations
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.table.index import Index
+from callstate_client.engine.table.index import MOST_STATUSES, OTHER, Index
 from callstate_client.engine.user import UNKNOWN
 
 
@@ -40,6 +40,21 @@ def test_counts_and_owners_follow_each_change() -> None:
     index.drop(one)
     index.drop(two)
     assert (index.by_status, index.owned, index.live) == ({}, {}, 0)
+
+
+def test_figures_name_so_many_statuses_and_no_more() -> None:
+    """A status is any text, and each session may have another one."""
+    index, number = Index(), 3 * MOST_STATUSES
+    for each in range(number):
+        index.update(session(chr(1000 + each), f"status-{each}"))
+    index.update(session("a", "ended"))
+    index.update(session("b", OTHER))
+    assert index.live == number + 1
+    counts = index.status_counts()
+    assert len(counts) == MOST_STATUSES + 2
+    assert (counts["ended"], counts["status-0"]) == (1, 1)
+    assert counts[OTHER] == number + 1 - MOST_STATUSES
+    assert sum(counts.values()) == number + 2
 
 
 def test_sessions_are_counted_by_the_user_that_created_them() -> None:
