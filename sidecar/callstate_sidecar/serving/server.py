@@ -255,6 +255,8 @@ class Server:
             place = -1 if request_id is None else connection.send(result_line(request_id, outcome))
             if group:
                 self.group.request_answered(connection, request, place, len(group) > before)
+            elif place < 0:  # the events of a notification leave although no reply does
+                self.group.schedule()
 
     def _run_again(self, connection: ClientConnection, request: DecodedRequest) -> None:
         """Run a request again whose reply was part of a group that was rolled back."""
@@ -281,6 +283,8 @@ class Server:
             place = connection.send(reply)
         if self._tx.records:
             self.group.request_answered(connection, request, place, changed)
+        elif place < 0:  # see above
+            self.group.schedule()
 
     def _error_of(self, request: DecodedRequest, failure: Exception) -> WireError:
         """The error for the client; the details of a bug go to the log instead."""

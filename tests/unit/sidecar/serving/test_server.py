@@ -405,6 +405,23 @@ async def test_notifications_get_no_reply_not_even_an_error(served: Served) -> N
     assert len(served.peer.replies) == 1
 
 
+async def test_the_events_of_a_notification_leave_although_no_reply_does(served: Served) -> None:
+    """Of one that is accepted and changes nothing, and of one that is refused: nobody else may ask for a while."""
+    subscriber = FakeClient(served.core)
+    await served.ask(save("a"))
+    await served.ask(("events.subscribe", {"types": ["fenced", "recovered"]}), peer=subscriber)
+    served.core.clock.advance(31)
+    while served.core.reaper.tick(served.core.clock.live()):
+        pass
+    for method, params in (("session.heartbeat", {}), ("session.record_interruption", {"epoch": 7})):
+        named = {"session_id": "a"} | params
+        line = json.dumps({"jsonrpc": "2.0", "method": method, "params": named}).encode()
+        served.peer.connection.data_received(line + b"\n")
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert [event["type"] for event in subscriber.events] == ["recovered", "fenced"]
+
+
 async def test_a_fault_of_ours_is_an_error_and_a_traceback(
     served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
