@@ -265,7 +265,8 @@ class MemoryHost:
 
     async def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
         """Nothing is queued for a store: all sessions count as flushed."""
-        return {"flushed": len(self._engine.table.sessions if session_ids is None else session_ids), "unflushed": 0}
+        flushed = self._engine.table.sessions if session_ids is None else {*session_ids}
+        return {"flushed": len(flushed), "unflushed": 0}
 
     async def erase(self, session_id: str, timeout_s: float | None) -> protocol.EraseResult:
         """There are no files."""
