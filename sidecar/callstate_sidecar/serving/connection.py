@@ -126,11 +126,11 @@ class ClientConnection(asyncio.Protocol):
         self.line_bytes = line_bytes
         self._pending_bytes = 0
         self.expected_bytes = 0
-        """How large the replies of waiting requests may be; they count as unsent replies."""
+        """How large the replies to waiting requests may become; this counts as unsent replies."""
         self._received_bytes = 0
-        """Bytes received since no line was waiting."""
+        """Bytes received since the last moment at which no line was waiting."""
         self._arrived = b""
-        """What arrived when there was no time left; it is split into lines in the connection's own time."""
+        """What arrived when the turn had no time left; it is split into lines in this connection's next turn."""
         self._backlog: deque[bytes | None] = deque()
         self._blocked = False
         self._ended = False
@@ -140,11 +140,11 @@ class ClientConnection(asyncio.Protocol):
         self.out_bytes = 0
         self.waiting = 0
         self.busy = 0
-        """How many of its requests are being worked on in steps; those behind them wait."""
+        """How many of its requests are being worked on in steps; its later lines wait for them."""
         self.ahead = 0
-        """How many of these had waited for the store: the others that have wait for them, too."""
+        """How many of these had waited for the store; its other requests that had waited run after them."""
         self.resumed: Resumed | None = None
-        """Those of its requests that have waited for the store, and run next."""
+        """Its requests that have waited for the store and run next; None if there are none."""
         self.closing = False
         self.worker = ""
         """The worker it is registered as; empty if it is not registered."""
@@ -153,11 +153,11 @@ class ClientConnection(asyncio.Protocol):
         self.told_timeout_s = 0.0
         """The default timeout that `server.info` reported to it, seconds; 0: not yet."""
         self.user = NOBODY
-        """Who connected."""
+        """The user who connected."""
         self.member = self.queue.member(NOBODY.uid, 0)
-        """As its time is counted."""
+        """Its account of the time that it has used."""
         self.place: Place | None = None
-        """Where it counts; None: it is refused."""
+        """Whether it counts as an ordinary or a reserved connection; None: it is refused."""
         self.connected_at = 0.0
         self.served_at = 0.0
         """When its last requests were served, monotonic seconds; 0: none yet."""

@@ -5,13 +5,13 @@ arrives after that waits for the next. What waits gets equal shares of the time:
 process, of that each connection (start-time fair queueing, in a hierarchy). So nobody gets more by opening more
 connections, and whoever has used less than a share is next, whether that is little or much of a processor.
 
-Each group, such as the processes of a user, has a time of its own: where the share of the one that is being served
-begins. A member that begins to wait does so at that time, or where its last share ended if that is later; the one
-that is furthest behind is served first, and proceeds by the time that this took. Of those that begin at the same
-time, the one whose last share ended first precedes; so a crowd of new processes does not precede a known one.
+Each group, such as the processes of a user, has a virtual time: the start tag of the member that is being served. A
+member that begins to wait gets that time as its start tag, or the end of its last share if that is later. The
+member with the lowest tag is served first, and its tag grows by the time that this took. Among equal tags, the
+member whose last share ended first goes first; so a crowd of new processes does not overtake a known one.
 
 A client that sends little is served first in the turn after its line arrived. Its reply leaves before the rest of
-that turn is given to those that have waited for longer, as they always do.
+that turn goes to those with a backlog, who always have something waiting.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Queued(Protocol):
 
     @property
     def member(self) -> Member:
-        """The connection, as its time is counted."""
+        """The connection whose time it takes."""
         ...
 
     def serve(self) -> None:
@@ -55,10 +55,10 @@ GroupT = TypeVar("GroupT", bound="Process | User")
 
 
 class Group(Generic[ItemT]):
-    """Those that share time: the connections of a process, the processes of a user, or all users.
+    """Members that share time: the connections of a process, the processes of a user, or all users.
 
     Args:
-        used_s: where its own share begins, seconds of the time of the group that it belongs to.
+        used_s: the end of its own last share, seconds of the virtual time of the group that it belongs to.
     """
 
     __slots__ = ("__weakref__", "now_s", "queued", "used_s", "waiting")
@@ -66,19 +66,19 @@ class Group(Generic[ItemT]):
     def __init__(self, used_s: float = 0.0) -> None:
         self.used_s = used_s
         self.now_s = 0.0
-        """Where the share begins of the one that is being served."""
+        """The group's virtual time: the start tag of the member that is being served."""
         self.waiting: list[tuple[float, float, int, ItemT]] = []
-        """A heap, by where the shares begin, where the last ones ended, and what came first."""
+        """A heap of its waiting members, by start tag, end of the last share, and order of arrival."""
         self.queued = False
-        """Whether it is in the heap of its own group. It stays there for a while when none of its own wait."""
+        """Whether it is in the heap of its parent group. It stays there for a while after its last member left."""
 
     def add(self, used_s: float, order: int, item: ItemT) -> None:
-        """Queue one whose last share ended there."""
+        """Queue a member whose last share ended at `used_s`."""
         heappush(self.waiting, (max(used_s, self.now_s), used_s, order, item))
 
 
 class Process(Group[Queued]):
-    """A process, or those of a user that can't be told apart."""
+    """A process, or all processes of a user that can't be told apart."""
 
     __slots__ = ("user",)
 
@@ -98,7 +98,7 @@ class User(Group[Process]):
 
 
 class Member:
-    """A connection, as its time is counted."""
+    """A connection's account: how much time it has used."""
 
     __slots__ = ("process", "used_s")
 
@@ -108,13 +108,13 @@ class Member:
 
 
 class FairQueue:
-    """What waits for a turn of the loop of one daemon.
+    """The connections and requests of one daemon that wait to be served in a later turn of the loop.
 
     Args:
-        loop: whose turns are shared.
+        loop: the event loop whose turns they share.
         noticed: called with the seconds of a piece of work that took longer than NOTICED_S.
-        end_group: lets the replies leave that are queued. Called when the queue has used up the time of a turn, and
-            earlier for those that it has kept waiting for the shortest time.
+        end_group: commits the group, so that queued replies leave. Called when the time of a turn is used up, and
+            once before: when the newcomers of the turn have been served.
     """
 
     def __init__(
@@ -126,24 +126,26 @@ class FairQueue:
         self._users: Group[User] = Group()
         self._by_uid: WeakValueDictionary[int, User] = WeakValueDictionary()
         self._order = 0
-        """Of the last entry of a heap."""
+        """The number of the latest entry; entries are numbered in the order in which they are queued."""
         self._again: list[Queued] | None = None
-        """What is queued while something is served: it has yet to be charged for that."""
+        """What is queued while something is being served; added only once the time that this took is charged."""
         self._waiting = 0
+        """How many entries wait."""
         self._turn_order = 0
+        """The number of the latest entry when this turn began."""
         self._turn_left = 0
-        """How many wait that did when this turn began."""
+        """How many of the entries that waited when this turn began still wait."""
         self._left_order = 0
-        """Of the last entry when the turn before ended: an entry with a later one has come since."""
+        """The number of the latest entry when the previous turn ended; entries after it are newcomers."""
         self._newcomers = False
-        """Whether this turn has served one that has come since, and is done with it."""
+        """Whether this turn has served a newcomer completely."""
         self._ended_early = False
-        """Whether this turn has let replies leave before its end."""
+        """Whether this turn has committed a group before its end."""
         self._spent_s = 0.0
         self._scheduled = False
 
     def member(self, uid: int, pid: int) -> Member:
-        """A new connection of this process of this user. A pid of 0 stands for all that can't be told apart."""
+        """The account of a new connection. A pid of 0 stands for all processes that can't be told apart."""
         user = self._by_uid.get(uid)
         if user is None:
             user = self._by_uid[uid] = User(self._users.now_s)
@@ -158,8 +160,8 @@ class FairQueue:
 
     def served(self, took_s: float) -> None:
         """Account for seconds in which a connection was served."""
-        # Only a callback tells that a turn of the loop has ended, and one for each turn would cost every request.
-        # So the time of several turns is added up until it might be that of a long one.
+        # Only a callback shows that a turn of the loop has ended, and scheduling one per turn would cost every
+        # request. So the time of several turns is added up until it could be that of one long turn.
         self._spent_s += took_s + EACH_S
         if took_s > NOTICED_S:
             self._noticed(took_s)
@@ -193,9 +195,10 @@ class FairQueue:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Serve what was waiting when this turn began, as far as its time allows.
+        """Serve what was waiting when this turn began, as far as the time of the turn allows.
 
-        Meanwhile, others that are behind are served again; when only those are left, their replies leave first.
+        Those that are behind may be served more than once. When the newcomers are done and only a backlog is left,
+        the newcomers' replies leave first.
         """
         self._scheduled = False
         self._spent_s = 0.0
@@ -213,10 +216,10 @@ class FairQueue:
         self._left_order = self._order
 
     def _serve_next(self) -> None:
-        """Serve the connection that is furthest behind, of the process that is, of the user that is."""
+        """Serve the connection with the lowest tag, of the process with the lowest, of the user with the lowest."""
         user, process = self._find_next()
         if self._newcomers and not self._ended_early and process.waiting[0][2] <= self._left_order:
-            # Once in a turn: each group costs a write to the journal.
+            # only once per turn: each group costs a write to the journal
             self._ended_early = True
             self._end_group()
             user, process = self._find_next()
@@ -255,7 +258,7 @@ class FairQueue:
 
 
 def _charge(group: Group[GroupT], took_s: float, order: int) -> None:
-    """Charge its first member for the time for which it was served, seconds."""
+    """Charge the group's first member, which was served, for the seconds that this took."""
     group.now_s, _, _, first = group.waiting[0]
     first.used_s = used_s = group.now_s + took_s
     heapreplace(group.waiting, (used_s, used_s, order, first))

@@ -30,16 +30,16 @@ class Later(NamedTuple):
 
 
 class Waits(Protocol):
-    """A connection, as its requests that have waited see it."""
+    """What requests that have waited need to know of their connection."""
 
     resumed: Resumed | None
-    """They, while there are some."""
+    """Its requests that have waited and run next; None if there are none."""
     ahead: int
-    """How many of those that have run are worked on in steps: the others wait for them."""
+    """How many requests that had waited are being worked on in steps; the others wait for them."""
     queue: FairQueue
     """The connections that wait for a later turn of the loop."""
     member: Member
-    """As its time is counted."""
+    """Its account of the time that it has used."""
 
     def serve_soon(self) -> None:
         """Serve its lines in the next turn of the loop that has time for it."""
@@ -63,7 +63,7 @@ class Resumed:
 
     @property
     def member(self) -> Member:
-        """The connection, as its time is counted."""
+        """The connection whose time they take."""
         return self._connection.member
 
     def add(self, later: Later) -> None:

@@ -64,15 +64,15 @@ _RESERVED: Final = Place.RESERVED
 
 
 class _Work:
-    """A request that is worked on in steps. It waits for each turn of the loop as its connection would.
+    """A request that is worked on in steps. For each turn of the loop it waits in the queue like its connection.
 
     Args:
-        connection: whose request it is.
+        connection: the connection that sent it.
         request: the request.
         steps: the work.
-        advance: does a share of it.
-        reading: what the store was read for: a session that does not become hot by that is shown to all steps.
-        has_waited: the request had waited for the store, so that others that have run after it.
+        advance: does one turn's share of the work.
+        reading: what was read from the store for it; if that session did not become hot, all steps see it.
+        has_waited: it had waited for the store, so other requests that did run only after it.
     """
 
     __slots__ = ("_advance", "connection", "has_waited", "reading", "request", "steps", "undone")
@@ -94,15 +94,15 @@ class _Work:
         self.reading = reading
         self.has_waited = has_waited
         self.undone: list[NotDurableError] = []
-        """Why something that a step may have seen was rolled back."""
+        """The reason, once something that a step may have seen was rolled back."""
 
     @property
     def member(self) -> Member:
-        """The connection, as its time is counted."""
+        """The connection whose time it takes."""
         return self.connection.member
 
     def serve(self) -> None:
-        """Do a share of it, in the connection's time."""
+        """Do one turn's share of the work, and charge the connection for the time."""
         began = monotonic()
         self._advance(self)
         self.connection.queue.served(monotonic() - began)
@@ -141,15 +141,15 @@ class Server:
         self.connections = self.clients.open
         self.queue = FairQueue(asyncio.get_running_loop(), self._took_long, self.group.end)
         self._method = ""
-        """Of the last request."""
+        """The method of the latest request, for what is logged about it."""
         self._has_waited = False
-        """Whether the request that is run has waited for the store."""
+        """Whether the request that is being run has waited for the store."""
         self._unread = UnreadReplies(self.connections, self._cut_off)
         self.held_more = self._unread.held_more
         self.rates: RequestRates | None = None
         self.limit(limits)
         self.held: Callable[[ClientConnection], bool] | None = None
-        """Whether a connection has to wait before it is served, after an absence of the daemon; None: never."""
+        """Whether a connection has to wait before it is served, because the daemon was away; None: never."""
         self.waiting = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -157,7 +157,7 @@ class Server:
     # -- connections ----------------------------------------------------------------------------------------
 
     def connected(self, connection: ClientConnection) -> None:
-        """A client has connected. Without a place it gets an error and is closed."""
+        """A client has connected. If there is no room for it, it gets an error and is closed."""
         if self.clients.enter(connection):
             connection.bound(self._unread.share_bytes)
 
@@ -192,7 +192,13 @@ class Server:
     # -- a line ---------------------------------------------------------------------------------------------
 
     def handle(self, connection: ClientConnection, line: bytes | None, *, is_counted: bool = False) -> None:
-        """Serve one line; None: one that was too long. `is_counted`: it has not too many values."""
+        """Serve one line; None stands for one that was too long.
+
+        Args:
+            connection: the connection that it came on.
+            line: the line.
+            is_counted: it was checked for too many values already.
+        """
         if line is None:
             too_large = TooLargeError(f"the line exceeds limits.line_bytes ({connection.line_bytes})")
             self._refuse(connection, NULL_ID, too_large)
@@ -225,7 +231,7 @@ class Server:
             connection.send(error_line(request_id, error))
 
     def counted(self, connection: ClientConnection, line: bytes, refusal: WireError | None) -> None:
-        """Go on with a line that might have had too many values. `refusal`: it has."""
+        """Go on with a line that was checked for too many values. `refusal`: the error, if it has too many."""
         self._end_waiting(connection)
         if refusal is None:
             self.handle(connection, line, is_counted=True)
@@ -248,7 +254,7 @@ class Server:
             self._run_once_read(connection, request, need)
             return
         except Exception as error:  # noqa: BLE001 - each becomes an error reply; bugs are logged
-            # From here, for a variable that outlives the clause would form a cycle with the error's traceback.
+            # answered here: a variable that outlives this clause would form a cycle with the error's traceback
             self._answer(connection, request, error, len(group) > before)
         else:
             request_id = request.request_id
@@ -371,7 +377,7 @@ class Server:
         self, connection: ClientConnection, request: DecodedRequest, deferred: Deferred, changed: bool,
         undone: list[NotDurableError],
     ) -> None:  # fmt: skip
-        """Answer when the result arrives. `undone` gets the reason if what it depends on is rolled back before."""
+        """Answer when the result arrives. If what it depends on is rolled back before, `undone` gets the reason."""
         connection.expected_bytes += deferred.reply_bytes
         connection.waiting += deferred.waiting - 1
         if self._tx.records:
@@ -380,20 +386,20 @@ class Server:
         def finished(done: Result | Exception) -> None:
             connection.expected_bytes -= deferred.reply_bytes
             connection.waiting -= deferred.waiting - 1
-            if undone and changed:  # run again it would change something, and be undone, once more
+            if undone and changed:  # running it again would change something again, which may be undone again
                 done = undone[0]
             self._answer_deferred(connection, request, done, bool(undone) and not changed)
 
         deferred.start(finished)
 
     def _go_on_later(self, work: _Work) -> None:
-        """Go on in a later turn: to read a long line has taken a share of this one."""
+        """Go on in a later turn: reading a long line has already taken its share of this one."""
         if self._tx.records:
             self._tx.after_rollback.append(work.undone.append)
         self.queue.add(work)
 
     def _advance(self, work: _Work) -> None:
-        """Do a share of a request's work, and the rest in later turns of the loop."""
+        """Do one turn's share of a request's work; the rest is done in later turns of the loop."""
         connection, request, group = work.connection, work.request, self._tx.records
         if not work.has_waited and (connection.is_behind or self.untold):
             self.queue.add(work)
@@ -434,7 +440,7 @@ class Server:
         del result  # an error would form a cycle with its traceback, which has this frame
 
     def _end_work(self, work: _Work) -> None:
-        """The connection's next requests are served."""
+        """Forget the work, and serve the connection's next requests."""
         if work.reading is not None:
             self._table.readings.let_go(work.reading)
         work.connection.busy -= 1
