@@ -191,11 +191,11 @@ class SidecarStore(CallStore):
         return self._connection.was_sent(reply)
 
     async def default_heartbeat_timeout_s(self) -> float:
-        """As the daemon's `server.info` says now: a reload may change it."""
+        """The heartbeat timeout that `server.info` reports now; a reload of the daemon may change it."""
         return default_timeout_s(await self.info())
 
     async def features(self) -> Collection[str]:
-        """As the daemon of the newest connection said when it was made."""
+        """The optional parts of the protocol that the daemon supports, as reported on the newest connection."""
         known = self._known_features
         return await super().features() if known is None else known
 

@@ -20,7 +20,7 @@ class Telemetry(Protocol):
     """An observer. Its methods must not raise, and may be called from any thread."""
 
     def observed(self, request: RequestT) -> RequestT:
-        """The same as a store's `request`, of either front, but observed."""
+        """Like the `request` method of a store, of either front, but observed."""
         ...
 
     def call_held(self) -> None:

@@ -73,7 +73,7 @@ class LongTurns:
         self.add(name, took_s, min(took_s, thread_time() - self._cpu_s))
 
     def add(self, name: str, took_s: float, cpu_s: float) -> None:
-        """As `note`, of any thread that let the loop's wait, with the CPU time that it took."""
+        """Like `note`, of any thread that let the loop's wait, with the CPU time that it took."""
         if name not in self._found and len(self._found) >= MAX_NAMES:
             name = OTHERS
         times, longest_s, longest_cpu_s = self._found.get(name, Found())

@@ -104,9 +104,9 @@ class ReadThrough:
         ctx.tx.in_parts = parts is not None
         self._slices = slices
         self._waiting: _Waiters = {}
-        """Who waits for the reads in progress, by session id."""
+        """What waits for the reads in progress, by session id."""
         self._asking_more: _Waiters = {}
-        """Who waits for other questions to the store."""
+        """What waits for other questions to the store, by session id."""
         self._asked = ""
         """The session that was asked for last."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,7 +114,7 @@ class ReadThrough:
         self._asking = asyncio.Semaphore(READERS)
         self._readers = 0
         self._reader_comes = False
-        """A reader has been started, and has not taken what is wanted yet."""
+        """Whether a reader has been started and has not yet taken what is wanted."""
 
     def when_known(self, session_id: str, then: Callable[[], None], requester: Requester | None = None) -> None:
         """Call `then` once the store has been asked for this session; joins a read in progress.

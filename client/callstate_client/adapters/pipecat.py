@@ -105,7 +105,7 @@ class CallObserver(BaseObserver):  # type: ignore[misc]  # mypy looks into no Pi
         self._bot = _Speech()
         self._awaits_response = False
         self._response_ms: float | None = None
-        """Of the bot's turn that goes on."""
+        """The response time of the bot's current turn."""
         aggregators.user().add_event_handler("on_user_turn_message_added", self._user_said)
         aggregators.assistant().add_event_handler("on_assistant_turn_stopped", self._bot_said)
         self._handlers: dict[type[Frame], Callable[[Any], None]] = {

@@ -123,7 +123,7 @@ class Events:
         self.seq = 0
         """The last published event's number."""
         self.guard: Audience | None = None
-        """Who is told of what; None: everybody of everything."""
+        """Decides who is told of what; None: everybody of everything."""
         self.wants_turns = False
         """Whether there is a subscriber to `turn`; otherwise those events are not recorded."""
         self._open: list[NotedEvent] = []

@@ -20,7 +20,7 @@ class FlushBatch:
         self.unwritable: list[tuple[str, Exception]] = []
         """Sessions of which no write could be made, each with the reason: a bug, which is no other session's."""
         self.session_ids: set[str] = set()
-        """Of both."""
+        """The ids of the sessions in `writes` and `unwritable`."""
         self.size = 0
         """About how many bytes of documents are sent."""
         self.alone = False

@@ -46,7 +46,7 @@ class GrowingDict(MutableMapping[str, ValueT]):
         return (entry.key for entry in self._order)
 
     def in_order(self) -> Iterator[tuple[str, ValueT]]:
-        """As `items`, without looking up each key."""
+        """Like `items`, without looking up each key."""
         return ((entry.key, entry.value) for entry in self._order)
 
     def chunks(self, size: int) -> Iterator[list[str]]:

@@ -262,7 +262,7 @@ class PeerProcess(Protocol):
 
     @property
     def process(self) -> Process | None:
-        """Which one; None: not known."""
+        """What identifies the process; None: not known."""
         ...
 
     @property

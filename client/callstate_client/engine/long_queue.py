@@ -36,7 +36,7 @@ class LongQueue(Mapping[str, ValueT]):
         return chain.from_iterable(self._parts)
 
     def in_order(self) -> Iterator[tuple[str, ValueT]]:
-        """As `items`, without looking up each key. None may come or go meanwhile."""
+        """Like `items`, without looking up each key. None may come or go meanwhile."""
         return chain.from_iterable(part.items() for part in self._parts)
 
     def part_of(self, key: str) -> OrderedDict[str, ValueT] | None:

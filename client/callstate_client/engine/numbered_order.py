@@ -36,7 +36,7 @@ class NumberedOrder(Generic[NumberedT]):
         """The numbers last assigned by `add_first` and `add`."""
         self._blocks: dict[int, list[NumberedT | None]] = {}
         self._numbers: list[int] = []
-        """Of the blocks, ascending."""
+        """The numbers of the blocks, ascending."""
         self._count = 0
 
     def __len__(self) -> int:

@@ -77,7 +77,7 @@ def read_request(line: bytes) -> DecodedRequest | None:
 
 
 def read_long_request(line: bytes, table: SessionTable) -> DecodedRequest | None:
-    """As `read_request`, but of a save only the part that does not repeat the kept history is decoded."""
+    """Like `read_request`, but of a save only the part that does not repeat the kept history is decoded."""
     shorter = cut(table, line)
     if shorter is not None:
         try:

@@ -19,7 +19,7 @@ class ViewProcess:
 
     def __init__(self) -> None:
         self.views: set[View] = set()
-        """Those that are open."""
+        """The views that are open."""
         pid = next(_pids)
         self.identity = Process(pid, start_ticks=pid, boot_id="memory")
         self.exited: Callable[[], None] | None = None

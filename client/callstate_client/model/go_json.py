@@ -113,7 +113,7 @@ def decode(text: bytes) -> Any:
 
 
 def decode_any(text: bytes) -> Any:
-    """As `decode`, but by msgspec unless the text is nested too deeply for it."""
+    """Like `decode`, but by msgspec unless the text is nested too deeply for it."""
     try:
         return _decode(text)
     except msgspec.MsgspecError as error:

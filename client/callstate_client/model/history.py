@@ -76,7 +76,7 @@ class History(MutableSequence[Turn]):
 
     @classmethod
     def of_objects(cls, array: msgspec.Raw) -> History:
-        """As `of_json`, for an array that is known to begin with `[{`."""
+        """Like `of_json`, for an array that is known to begin with `[{`."""
         history = cls.__new__(cls)
         history._array = array
         history._end = len(array) - 1

@@ -51,5 +51,5 @@ def check_shadows(extra: Collection[str], known: frozenset[str], holder: str) ->
 
 
 def check_turn_names(extra: Collection[str]) -> None:
-    """As `check_shadows`, for the extra members of a turn."""
+    """Like `check_shadows`, for the extra members of a turn."""
     check_shadows(extra, documents.TURN_NAMES, "a turn")

@@ -110,7 +110,7 @@ class Responses:
 
     @classmethod
     def of(cls, first_ms: int, count: int, total_ms: int) -> Responses:
-        """Of this sum."""
+        """The response times with this first one, number and sum."""
         total_ms = min(total_ms, INT64_MAX)
         return cls(first_ms, total_ms // count if count else 0, count, total_ms)
 

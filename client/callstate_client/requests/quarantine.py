@@ -20,7 +20,7 @@ def quarantined(cursor: str | None = None) -> PreparedRequest[Page[protocol.Quar
 
 
 def show_quarantined(session_id: str) -> PreparedRequest[protocol.QuarantineShowResult]:
-    """One of them, with what the store has in its place."""
+    """One session in quarantine, with what the store has in its place."""
     params = protocol.QuarantineShowParams(session_id=session_id)
     return PreparedRequest("quarantine.show", params, protocol.decode_quarantine_show)
 

@@ -101,7 +101,7 @@ class HeldCall(Uncopied):
         """Held while the local state changes. Reentrant, as a signal handler may change it too."""
         self._pid = os.getpid()
         self.version = record.version
-        """Of the last acknowledged mutation."""
+        """The session's version after the last acknowledged mutation."""
         self.epoch = record.epoch
         """The fencing token of this hold: mutations fail once another worker has claimed the call."""
         self.labels: Mapping[str, str] = record.labels

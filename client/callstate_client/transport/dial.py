@@ -87,7 +87,7 @@ class Attempt:
 
     def __init__(self, places: Sequence[Candidate]) -> None:
         self.places = places
-        """Those given; just the one that is being tried once there is one."""
+        """The places to look at; only one if a daemon was found there before."""
         self.tried: list[Tried] = []
         self.refused: CallstateError | None = None
         """The daemon's refusal, if it is one of REFUSALS."""

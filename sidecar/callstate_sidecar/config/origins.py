@@ -17,7 +17,7 @@ class Origin(NamedTuple):
     source: str
     """`default`, `file`, `environment` or `flag`."""
     name: str = ""
-    """Of the file, variable or flag."""
+    """The name of the file, variable or flag."""
 
 
 DEFAULT: Final = Origin("default")

@@ -73,7 +73,7 @@ class Repetition:
                 yield Suppressed(event, window.suppressed, window.level, WINDOW_S)
 
     def rest(self, now: float) -> Iterator[Suppressed]:
-        """The same of all windows, at the end."""
+        """What is still to be reported of all windows, at the end."""
         for event, window in self._windows.items():
             if window.suppressed:
                 yield Suppressed(event, window.suppressed, window.level, now - window.began)

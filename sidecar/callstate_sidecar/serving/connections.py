@@ -39,7 +39,7 @@ class Connections:
 
     def __init__(self, events: Events, metrics: Metrics, fit: int, now: Callable[[], float] = monotonic) -> None:
         self.open: set[ClientConnection] = set()
-        """Those that are served."""
+        """The connections that are served."""
         self.stopping = False
         self._metrics = metrics
         self._now = now

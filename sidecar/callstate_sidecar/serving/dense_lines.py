@@ -47,7 +47,7 @@ def may_be_dense(line: bytes) -> bool:
 
 
 class Counted(Protocol):
-    """Who gets a line once it is counted: the server."""
+    """What gets a line once its values are counted: the server."""
 
     @property
     def untold(self) -> bool:

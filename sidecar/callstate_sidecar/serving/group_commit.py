@@ -80,7 +80,7 @@ class GroupCommit:
         self._alone = 0
         """Groups in a row with one connection each, at most ALONE_AFTER."""
         self._last: ClientConnection | None = None
-        """Whose lines were received last."""
+        """The connection whose lines were received last."""
         self._ended_at = 0.0
         self._replying: dict[ClientConnection, None] = {}
         self._refusing = False

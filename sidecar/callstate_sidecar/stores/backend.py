@@ -29,7 +29,7 @@ DOCUMENT_FACTOR: Final = 4
 of what clients send in two."""
 
 DOCUMENT_BYTES: Final = DOCUMENT_FACTOR * SESSION_BYTES
-"""That length, by default."""
+"""The longest document that is read, with the default of `limits.session_bytes`."""
 
 TOGETHER_BYTES: Final = 128 * 1024
 """Longer documents are not read together with others, or a hundred of them would not fit in memory."""

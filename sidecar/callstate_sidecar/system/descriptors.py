@@ -24,7 +24,7 @@ LEAST_RESERVE: Final = 48
 the connections to Redis, those of `limits.reserved_connections`, and ones that are accepted to be refused."""
 
 MOST_RESERVE: Final = 256
-"""The same where there are enough: a Redis Cluster has many servers."""
+"""The reserve where the limit on open files is high: a Redis Cluster has many servers to connect to."""
 
 RESERVE_SHARE: Final = 8
 """The reserve between these two is this fraction (1/8) of the limit."""

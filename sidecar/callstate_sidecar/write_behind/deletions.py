@@ -69,7 +69,7 @@ class FlushedDeletions:
                 self._queue.delete_again(session_id, self._deleted[session_id][1], self._clock.mono())
 
     def _now_known(self) -> Iterator[tuple[float, str]]:
-        """Those of now. Some may be forgotten and others come in between."""
+        """The deletions known when the iteration began, as far as they are still known when it reaches them."""
         place, end = self._first, self._first + len(self._order)
         while (place := max(place, self._first)) < end:
             yield self._order[place - self._first]

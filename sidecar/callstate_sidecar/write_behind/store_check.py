@@ -26,7 +26,7 @@ from callstate_sidecar.write_behind.store_state import StoreState
 from callstate_sidecar.write_behind.sweep import StoreSweep
 
 SESSIONS_A_STEP: Final = 100
-"""As in the sweep: about a millisecond of the loop."""
+"""Sessions compared in one step, as many as in the sweep: about a millisecond of the loop."""
 
 MAX_FINDINGS: Final = 200
 """Findings in one result, about 50 kB; the others are counted."""

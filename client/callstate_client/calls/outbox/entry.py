@@ -166,9 +166,9 @@ class OutboxEntry(Acknowledgement):
         self.action = action
         self.size = len(turn) or (len(protocol.encode_json(params)) if params is not None else 0)
         self.index: int | None = None
-        """Of an acknowledged turn: its index in the history."""
+        """The index in the history of an acknowledged turn; None for all other entries."""
         self.amends: OutboxEntry | None = None
-        """Of an amendment: the entry of its turn."""
+        """The entry of the turn that an amendment amends; None for all other entries."""
         self.follows: OutboxEntry | None = None
         """An entry that this one depends on: if it is refused, so is this one."""
 

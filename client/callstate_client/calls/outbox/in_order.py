@@ -36,12 +36,12 @@ class HeldState(Protocol):
 
     @property
     def epoch(self) -> int | None:
-        """The session's."""
+        """The epoch in which this worker holds the session."""
         ...
 
     @property
     def state(self) -> SessionState:
-        """As the worker sees it."""
+        """The state of the session as the worker sees it."""
         ...
 
 

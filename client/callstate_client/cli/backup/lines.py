@@ -21,7 +21,7 @@ from callstate_client.model.state import SessionState
 from callstate_client.store import Record
 
 FORMAT: Final = 1
-"""Of the lines. It grows if an older `callstate import` would misread them."""
+"""The version of the format of the lines. It grows when an older `callstate import` would misread them."""
 
 HEADER: Final = "callstate_export"
 END: Final = "callstate_export_end"

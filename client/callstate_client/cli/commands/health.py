@@ -59,7 +59,7 @@ async def _health(store: CallStore, args: argparse.Namespace, out: Output) -> in
 
 
 async def _readiness(store: CallStore, stats: Mapping[str, Any]) -> list[Check]:
-    """As `checks_of`, but a store that is down is well as long as there is room for what waits for it."""
+    """Like `checks_of`, but a store that is down is well as long as there is room for what waits for it."""
     journal, backing, drain = checks_of(stats)
     if stats["store"] == "up":
         return [journal, backing._replace(ok=True), drain]

@@ -30,7 +30,7 @@ class Latencies:
         return len(self._ms)
 
     def add(self, seconds: float) -> None:
-        """One more."""
+        """Add a round trip."""
         insort(self._ms, seconds * 1000)
         self._sum_ms += seconds * 1000
 

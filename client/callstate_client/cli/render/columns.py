@@ -80,7 +80,7 @@ USERS: Final = "user"
 """The column that a daemon has to be asked for; `callstate ls` shows it if there are calls of several users."""
 
 DROPPED_FIRST: Final = ("direction", "provider", "to", "from", "user", "turns")
-"""Of these, what is left out where the terminal is too narrow for all."""
+"""The columns that are left out, in this order, if the terminal is too narrow for all."""
 
 
 def cell(name: str, record: Record, at: datetime, *, show_numbers: bool) -> str:

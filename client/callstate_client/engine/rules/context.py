@@ -222,7 +222,7 @@ class Context:
         self.tx.evict(session)
 
     def check_growth(self, session: Session, size: int) -> None:
-        """As `check_size`, for a session that grows by a turn; the first refusal is an event.
+        """Like `check_size`, for a session that grows by a turn; the first refusal is an event.
 
         Raises:
             TooLargeError: it would be too large.

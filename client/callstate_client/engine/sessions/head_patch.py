@@ -49,7 +49,7 @@ def checked_patch(patch: Raw, path: str) -> dict[str, Any]:
 
 
 def patch_in_steps(patch: Raw, path: str) -> Generator[None, None, dict[str, Any]]:
-    """As `checked_patch`, in steps."""
+    """Like `checked_patch`, in steps."""
     changes = _checked((yield from json_in_steps(patch, path, 2)), path)
     return (yield from _with_long_texts(changes, bytes(patch), RAW_LEVELS))
 
@@ -179,7 +179,7 @@ def _patched_fields(
 
 
 def _merged_in_steps(members: _Members, changes: Mapping[str, Any]) -> Generator[None, None, _Members]:
-    """As `_merged`, in steps."""
+    """Like `_merged`, in steps."""
     after = dict(members)
     for name, value in changes.items():
         if value is not None:

@@ -101,9 +101,9 @@ class PartRecord(Struct, array_like=True, frozen=True, tag=9):
 
     session_id: str
     key: int
-    """The same in all parts, and in no others that a replay could take for them."""
+    """Identifies the parts of one session: no other parts that a replay may find have the same key."""
     number: int
-    """Which part it is, from 0."""
+    """The number of this part, from 0."""
     turns: bytes
     count: int
 

@@ -92,7 +92,7 @@ class Session:
         self.uid_counted: int | None = None
         """The creator's uid under which it is counted; None while it is not hot."""
         self.queue: Queue[Session] | None = None
-        """Where its deadline is; None: it is not watched."""
+        """The queue that has its deadline; None: it is not watched."""
         self.seq = self.weighed = 0
         """Sequence number, assigned when it becomes hot: the order of listings; and the bytes that the table counts
         for it, 0 while it is not hot."""

@@ -94,7 +94,7 @@ def _whole(session: Session, state: str, host_id: str) -> Whole:
 
 
 def session_of(session_id: str, stored: StoredSession, host_id: str) -> Session | None:
-    """As `session_in_steps`, at once."""
+    """Like `session_in_steps`, in one go."""
     return finished(session_in_steps(session_id, stored, host_id))
 
 

@@ -23,7 +23,7 @@ from callstate_client.model import documents, go_json
 from callstate_client.model.merge import merge_text
 
 DEPTH: Final = 4
-"""Of a turn's members in a save."""
+"""How deep the members of a turn are nested in a `session.save`."""
 
 
 def amended_turn(turn: bytes, patch: Raw | dict[str, Any], path: str) -> bytes:

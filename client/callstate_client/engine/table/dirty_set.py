@@ -19,7 +19,7 @@ from callstate_client.engine.long_queue import LongQueue
 
 
 class Mark(Struct, frozen=True, gc=False):
-    """That a session is dirty; then that it is being written."""
+    """Marks a session as dirty, and then as being written."""
 
     since: float
     """When it became dirty, monotonic seconds."""

@@ -111,7 +111,7 @@ class LabelIndex:
         return Scan(None, place, False)
 
     def _rarest(self, labels: Mapping[str, str]) -> NumberedOrder[Labelled]:
-        """Those with the label that the fewest have."""
+        """The sessions with the rarest of these labels."""
         having = [self._having.get(pair) or NumberedOrder[Labelled]() for pair in labels.items()]
         return min(having, key=len, default=self._all)
 

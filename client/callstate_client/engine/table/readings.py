@@ -45,9 +45,9 @@ class Readings:
 
     def __init__(self) -> None:
         self._by_id: dict[str, list[Reading]] = {}
-        """Those that are not outdated."""
+        """The readings that are not outdated, by session id."""
         self.size_bytes = 0
-        """Of all of them, outdated ones included."""
+        """The size of all readings, outdated ones included."""
         self.untold = 0
         """Reads of which some that waited have not been told yet; they precede what their connections send."""
 

@@ -61,7 +61,7 @@ class SessionTable:
             yield [session.id for session in sessions]
 
     def each_id(self) -> Iterator[str]:
-        """As `ids`, one at a time, without a long step."""
+        """Like `ids`, one at a time, without a long step."""
         return chain.from_iterable(self.ids(IDS_AT_ONCE))
 
     def insert(self, session: Session) -> None:
@@ -92,7 +92,7 @@ class SessionTable:
         session.weighed = size
 
     def weigh_if_hot(self, session: Session) -> None:
-        """As `weigh`, for a session that may have left memory meanwhile."""
+        """Like `weigh`, for a session that may have left memory meanwhile."""
         if self.sessions.get(session.id) is session:
             self.weigh(session)
 

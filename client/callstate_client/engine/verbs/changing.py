@@ -25,7 +25,7 @@ def repeatable(ctx: Context, p: Mutation) -> tuple[Session, bytes | None]:
 
 
 def changeable(ctx: Context, caller: Caller, p: Mutation) -> tuple[Session, bytes | None]:
-    """As `repeatable`, for a session that the caller may change.
+    """Like `repeatable`, for a session that the caller may change.
 
     Raises:
         FencedError, SessionEndedError: it may not.

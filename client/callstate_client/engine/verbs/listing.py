@@ -38,7 +38,7 @@ LOOKS_A_PAGE: Final = 3000
 fewer sessions than its limit and still a cursor."""
 
 LOOKS_A_STEP: Final = 200
-"""Of these in one step; see InSteps."""
+"""Sessions examined in one step; see InSteps."""
 
 SHOWN_A_STEP: Final = 10
 """Sessions added to a page in one step."""

@@ -283,7 +283,7 @@ def _growth(session: Session, head: Head, labels: dict[str, str] | None, change:
 
 
 def _extension(ctx: Context, session: Session, head: Head, counts: Mapping[bytes, int]) -> _HistoryChange:
-    """As `_history_change`, for a history in which MARK stands for all kept turns."""
+    """Like `_history_change`, for a history in which MARK stands for all kept turns."""
     rest = (head.history or b"")[len(MARK) :].lstrip()
     ctx.check_size(head.size + HEAD_REST_BYTES + session.doc.history_bytes + len(rest))
     if not rest:

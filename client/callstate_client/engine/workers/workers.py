@@ -41,9 +41,9 @@ class WorkerDescription(NamedTuple):
     state: WorkerState
     connections: int
     pid: int
-    """Of the process at the other end; 0: not known."""
+    """The pid of the process at the other end; 0: not known."""
     watched: bool
-    """Its exit can be observed."""
+    """Whether its exit can be observed."""
     joined_us: int
     """When it joined, µs since the epoch; 0: before the daemon started."""
 

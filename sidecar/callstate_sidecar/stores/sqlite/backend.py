@@ -118,7 +118,7 @@ class SqliteBackend:
         return await self._database.run(_read, session_id, self._document_bytes)
 
     async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
-        """As `read`, by one query."""
+        """Like `read`, by one query."""
         return await self._database.run(_read_each, session_ids)
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:

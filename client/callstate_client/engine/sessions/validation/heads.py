@@ -83,7 +83,7 @@ def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Ra
 
 
 def head_in_steps(data: bytes | Raw, path: str) -> Generator[None, None, tuple[IncomingHead, dict[str, Raw]]]:
-    """As `check_head`, in steps."""
+    """Like `check_head`, in steps."""
     head, members = yield from _members_of_head(data, path)
     yield
     yield from fields_in_steps(head, path)
@@ -131,7 +131,7 @@ def check_fields(head: HeadFields, path: str) -> None:
 
 
 def fields_in_steps(head: HeadFields, path: str) -> Generator[None]:
-    """As `check_fields`, in steps if it is long."""
+    """Like `check_fields`, in steps if it is long."""
     _check_texts(head, path)
     if head.recovery_data is not UNSET:
         place = f"{path}.recovery_data"

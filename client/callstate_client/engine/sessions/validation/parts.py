@@ -107,7 +107,7 @@ def count_parts(text: bytes) -> int:
 
 
 def check_parts(data: bytes | Raw, path: str, most: int) -> None:
-    """As `parts_in_steps`, at once."""
+    """Like `parts_in_steps`, in one go."""
     if len(data) > most:
         finished(parts_in_steps(data, path, most))
 

@@ -101,7 +101,7 @@ _ZEROS: Final = {"role": b'""', "content": b'""', "duration_ms": b"0"}
 
 
 def check_turns(array: bytes, path: str, depth: int = 3) -> list[IncomingTurn]:
-    """As `turns_in_steps`, at once."""
+    """Like `turns_in_steps`, in one go."""
     return finished(turns_in_steps(array, path, depth))
 
 
@@ -179,7 +179,7 @@ def _has_escape(data: bytes, escape: bytes) -> bool:
 
 
 def check_turn(data: bytes, path: str) -> IncomingTurn:
-    """As `turn_in_steps`, at once."""
+    """Like `turn_in_steps`, in one go."""
     usual = _usual_turn(data) if len(data) <= LONG_BYTES else None
     return finished(turn_in_steps(data, path)) if usual is None else usual
 

@@ -53,7 +53,7 @@ def check_json(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PARTS)
 
 
 def json_in_steps(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PARTS) -> Generator[None, None, Any]:
-    """As `check_json`, in steps if it is long."""
+    """Like `check_json`, in steps if it is long."""
     text = bytes(data)
     if len(text) <= LONG_BYTES:
         return check_json(text, path, depth, most)
@@ -119,7 +119,7 @@ def _check_nodes(value: Any, path: str, depth: int, *, integers: bool) -> Genera
 
 
 def check_members(members: dict[str, Raw], path: str, depth: int) -> None:
-    """As `check_json`, for members that are passed through, at the path and depth of their object."""
+    """Like `check_json`, for members that are passed through, at the path and depth of their object."""
     if len(members) > 1:  # all at once, as there may be thousands
         try:
             check_json(join_members(members), path, depth - 1)
@@ -132,7 +132,7 @@ def check_members(members: dict[str, Raw], path: str, depth: int) -> None:
 
 
 def members_in_steps(members: dict[str, Raw], path: str, depth: int) -> Generator[None]:
-    """As `check_members`, in steps."""
+    """Like `check_members`, in steps."""
     short: dict[str, Raw] = {}
     for name, value in members.items():
         short[name] = Raw((yield from shortened_in_steps(value, f"{path}.{name}")))
