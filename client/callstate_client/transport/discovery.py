@@ -131,4 +131,5 @@ def no_daemon(tried: list[Tried]) -> NoDaemonError:
             )
     lines = "".join(f"\n  {attempt.path}: {attempt.why}" for attempt in tried)
     silent = any(attempt.silent for attempt in tried)
-    return NoDaemonError(f"no callstated found; tried{lines}", silent=silent)
+    unnamed = ", and CALLSTATE_SOCKET is not set" if len(tried) > 1 else ""
+    return NoDaemonError(f"no callstated found{unnamed}; tried{lines}", silent=silent)

@@ -47,17 +47,22 @@ async def _config(store: CallStore, args: argparse.Namespace, out: Output) -> in
     return 0
 
 
+def as_in_the_file(value: str | float) -> str:
+    """A value as the configuration file has it. Daemons send `true` and `false` as words."""
+    return value if value in ("true", "false") else json_text(value)
+
+
 def _table(settings: list[Setting]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("KEY", "VALUE"):
         table.add_column(name, overflow="fold")
     table.add_column("FROM", overflow="fold")
     for each in settings:
-        value = Text(printable(json_text(each.value)))
+        value = Text(printable(as_in_the_file(each.value)))
         if each.resolved:
             value.append(f" → {printable(each.resolved)}", style="dim")
         if each.pending is not UNSET:
-            value.append(f" → {printable(json_text(each.pending))} after a restart", style="yellow")
+            value.append(f" → {printable(as_in_the_file(each.pending))} after a restart", style="yellow")
         source = f"{each.source} {each.name}".rstrip()
         table.add_row(Text(each.key), value, Text(printable(source), style="dim" if not each.name else ""))
     return table

@@ -80,7 +80,14 @@ def test_a_socket_in_an_inaccessible_directory_may_still_appear(monkeypatch: pyt
 
 def test_the_error_lists_each_path() -> None:
     tried = [describe(Candidate(f"/{n}", ""), FileNotFoundError(errno.ENOENT, "")) for n in "ab"]
-    assert str(no_daemon(tried)) == "no callstated found; tried\n  /a: absent\n  /b: absent"
+    assert str(no_daemon(tried)) == (
+        "no callstated found, and CALLSTATE_SOCKET is not set; tried\n  /a: absent\n  /b: absent"
+    )
+
+
+def test_the_error_for_a_path_that_was_given_has_no_hint() -> None:
+    tried = [describe(Candidate("/a", ""), FileNotFoundError(errno.ENOENT, ""))]
+    assert str(no_daemon(tried)) == "no callstated found; tried\n  /a: absent"
 
 
 async def test_connect_says_why_not(short_dir: Path) -> None:
