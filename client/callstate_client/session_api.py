@@ -520,7 +520,7 @@ class SessionApi(Requester):
             ConflictError: it is live, or was created again meanwhile.
             FencedError: it belongs to another host, or another worker holds it.
             StoreUnavailableError: it is deleted, but could not be removed from the store or the journal: repeat
-            this.
+                this.
         """
         request = requests.erase(session_id, end, timeout_s)
         return await self._execute(request, timeout_s + requests.FLUSH_MARGIN_S)
