@@ -62,7 +62,7 @@ class Erasure:
         self._erasing = asyncio.Lock()
 
     async def run(self, session_id: str, timeout_s: float | None) -> EraseResult:
-        """Erase a session that was deleted; returns where its bytes may be nevertheless.
+        """Erase a session that was deleted; returns the places where its bytes may still be.
 
         Args:
             session_id: which.

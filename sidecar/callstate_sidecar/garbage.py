@@ -26,7 +26,7 @@ NEVER: Final = 1_000_000
 """Collections of young objects after which Python would collect all by itself: `Collector` does it."""
 
 ROUNDS: Final = 3
-"""Collections of those that outlived one after which everything is."""
+"""After this many collections of objects that outlived one, everything is collected."""
 
 SET_ASIDE: Final = 2_000
 """So many survivors are set aside. With what came in ROUNDS they are some 6,000 objects, at which a collection
@@ -62,7 +62,7 @@ class Collector:
 
 @contextmanager
 def collecting() -> Iterator[None]:
-    """Meanwhile, garbage is collected for the running loop; what is there already is set aside."""
+    """Collect garbage for the running loop while the block lasts; objects that exist already are set aside."""
     collector = Collector(asyncio.get_running_loop())
     before = gc.get_threshold()
     gc.freeze()

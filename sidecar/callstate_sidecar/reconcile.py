@@ -102,10 +102,10 @@ class Reconciler:
         elif theirs is None:
             self._settle_no_document(session, meta)
         elif session.unverified and (
-            not self._may_merge(session, theirs)  # its turns are not for whoever saved under its id meanwhile
+            not self._may_merge(session, theirs)  # whoever saved under its id meanwhile must not see its turns
             or (theirs.host == "" and theirs.version > session.doc.updated_us)
         ):
-            return False  # another user's, or newer and of no host, as the Go package writes it
+            return False  # it belongs to another user, or is newer and of no host, as the Go package writes it
         elif session.base is None or _is_known(session, session.base, theirs):
             if (
                 theirs.host is None
@@ -312,7 +312,7 @@ class Reconciler:
 
 
 def _is_new_call(session: Session, meta: StoredMeta) -> bool:
-    """Whether ours was saved anew, while the store was away, under an id whose call at another host is over."""
+    """Whether ours is a new call, saved while the store was down under an id whose call at another host is over."""
     if not session.unverified:
         return False
     is_over = meta.state == ENDED or bool(meta.ended_at)

@@ -46,13 +46,14 @@ class Slices:
         return self._clock() >= self._until
 
     def begin(self) -> None:
-        """A slice begins: after a wait for something else."""
+        """Begin a slice, after a wait for something else."""
         self._until = self._clock() + self._slice_s
 
     async def pause(self) -> None:
         """Serve what waits, and begin the next slice.
 
-        In one turn of the loop requests arrive, in the next what they have started goes on: a commit, or a reader.
+        It takes two turns of the loop: in one, requests arrive; in the next, what they have started continues, such
+        as a commit or a reader.
         """
         ended = self._clock()
         await asyncio.sleep(0)

@@ -1,7 +1,7 @@
-"""Sessions that have yet to be read from the store: those of each user in turn, of a user's those of each process.
+"""Sessions still to be read from the store: users take turns, and so do the processes of each user.
 
-Thousands may wait when the store has stood still for a moment. Whoever asks for one then does not wait for all that
-others have asked for.
+Thousands may wait after the store has stood still for a moment. Whoever asks for one then does not wait for all
+that others have asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Wanted:
 
     def __init__(self) -> None:
         self._users: dict[Hashable, dict[Hashable, deque[str]]] = {}
-        """The first is next; so is the first of its processes."""
+        """The users in turn: the first one is next, and of its processes the first one."""
         self._size = 0
 
     def __len__(self) -> int:
@@ -27,7 +27,7 @@ class Wanted:
         self._size += 1
 
     def take(self, most: int) -> list[str]:
-        """Remove and return up to so many."""
+        """Remove and return up to this many."""
         some: list[str] = []
         users = self._users
         while users and len(some) < most:

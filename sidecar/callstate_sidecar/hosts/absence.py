@@ -2,8 +2,8 @@
 
 It was stopped or suspended, and its sessions may be another host's by now. Nobody tells a process that it was
 stopped, and what clients sent meanwhile is read first; so each connection asks here, before it serves lines, by a
-clock that goes on in suspend. While the store does not answer, the daemon serves: it was not away then, and what it
-acknowledges is set aside if another host turns out to have the session.
+clock that goes on during suspend. While the store does not answer, the daemon serves: it was not away then, and
+what it acknowledges is set aside if another host turns out to have the session.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class AbsenceGate:
     Args:
         lease_s: `store.host_lease_s`.
         compare: gives up the sessions that other hosts have taken.
-        since_boot: seconds, of a clock that goes on in suspend.
+        since_boot: seconds, from a clock that goes on during suspend.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class AbsenceGate:
         self._comparing: asyncio.Task[None] | None = None
 
     def present(self) -> None:
-        """The daemon runs: called several times in a lease."""
+        """Note that the daemon is running; to be called several times per lease."""
         if self._comparing is None and not self._is_back():
             self._present_at = self._since_boot()
 

@@ -33,7 +33,7 @@ log = EventLog(__name__)
 
 RAISE_EVERY_S: Final = 5.0
 RAISES_A_LEASE: Final = 4
-"""With a shorter lease than usual, the counter is raised as much more often."""
+"""The counter is raised at least this often per lease, so more often if the lease is short."""
 
 LOOKS_AN_INTERVAL: Final = 4
 
@@ -58,7 +58,7 @@ class LeaseNote:
         self._path = path
 
     def read(self) -> tuple[str, int] | None:
-        """Name and counter; None if there is no whole note."""
+        """Name and counter; None if there is no complete note."""
         try:
             name, counter = self._path.read_text("ascii").split()
             return name, int(counter)
@@ -94,7 +94,7 @@ class HostLease:
         self.instance = secrets.token_hex(8)
         self._noted = note.read()
         self.is_ours = False
-        """Whether this daemon is known to be the only one with its host id, as of the last time it was raised."""
+        """Whether, when the counter was last raised, this daemon was known to be the only one with its host id."""
 
     def check(self) -> None:
         """Refuse what changes the store, until the lease is held.

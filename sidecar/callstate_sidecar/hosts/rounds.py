@@ -1,4 +1,4 @@
-"""The rounds of a host among others: raise the own lease, look at those of the others, and act on what is seen."""
+"""The rounds of a host among others: renew its own lease, look at those of the others, and act on what is seen."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from callstate_sidecar.system.clock import SystemClock
 log = EventLog(__name__)
 
 REMEMBER_LEASES: Final = 10
-"""Leases for which all hosts know that one was found dead: several sweeps find what its set lacks meanwhile."""
+"""For how many leases all hosts are told that a host was found dead: time for several sweeps to find sessions that
+its set lacks."""
 
 CONTACT_EVERY_S: Final = 0.5
-"""How often a store is tried that was away at the start: nothing is written before the lease is held."""
+"""How often to try a store that was down at the start, seconds: nothing is written before the lease is held."""
 
 COMPARE_S: Final = 30.0
 """How long a start may take to compare its sessions with the store; what is left is done while it serves."""
@@ -79,7 +80,7 @@ class HostRounds(BackgroundTask):
         self.is_dead = watch.is_dead
         self._has_contact = True
         self._compare = self._recover = True
-        """What is still to be done: compare all hot sessions with the store, and read its others."""
+        """Whether all hot sessions are still to be compared with the store, and its others still to be read."""
 
     async def begin(self, check: Callable[[], None]) -> None:
         """Before the daemon serves: the first round, where the store can be reached.
@@ -112,7 +113,7 @@ class HostRounds(BackgroundTask):
         return reply.age_ms is None or reply.age_ms > self._lease_s * 1000
 
     async def _catch_up(self) -> None:
-        """Give up what others have taken, and read what is this host's and not hot."""
+        """Give up the sessions that others have taken, and read those of this host that are not hot."""
         if self._compare:
             await self._possessions.look_at_all()
             self._compare = False

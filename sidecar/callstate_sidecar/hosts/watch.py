@@ -18,7 +18,8 @@ WATCHED_HOSTS: Final = 3
 """Live hosts that each host watches: if it dies together with one of them, two others still watch that one."""
 
 MOST_WATCHED_HOSTS: Final = 100
-"""With dead ones that nobody has room for; a request of this size takes less than a millisecond."""
+"""Maximum number of hosts to look at, including dead ones that nobody has room for. A request for so many takes
+less than a millisecond."""
 
 
 class _Seen(NamedTuple):
@@ -79,7 +80,7 @@ class HostWatch:
         self._declared = frozenset()
 
     def knows(self, host: str) -> bool:
-        """Whether this host is watched here, or was found dead by another."""
+        """Whether this host is watched here, or another host has found it dead."""
         return host in self._seen or host in self._declared or host == self._host_id
 
     def is_dead(self, host: str) -> bool:

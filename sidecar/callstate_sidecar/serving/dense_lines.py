@@ -28,7 +28,7 @@ SUSPECTED: Final = 0.9
 """A line is counted if it seems to have this share of MAX_VALUES: a sample is not exact."""
 
 SAMPLE_BYTES: Final = 1024
-"""Looked at in each SAMPLED_BYTES of a line: to look at all of it would take as long as to read it."""
+"""Bytes to look at in each SAMPLED_BYTES of a line: looking at all of it would take as long as reading it."""
 
 SAMPLED_BYTES: Final = 32 * 1024
 
@@ -55,7 +55,7 @@ class Counted(Protocol):
         ...
 
     def counted(self, connection: ClientConnection, line: bytes, refusal: WireError | None) -> None:
-        """It is counted; None: it may be read."""
+        """The line is counted. `refusal`: the error, if it has too many values; None: it may be read."""
         ...
 
 
@@ -65,7 +65,7 @@ class DenseLine:
     Args:
         connection: whose line it is.
         line: the line.
-        server: gets it in the end.
+        server: gets the line once it is counted.
     """
 
     __slots__ = ("_connection", "_line", "_marks", "_server")
@@ -80,7 +80,7 @@ class DenseLine:
 
     @property
     def member(self) -> Member:
-        """The connection, as its time is counted."""
+        """The connection whose time it takes."""
         return self._connection.member
 
     def serve(self) -> None:

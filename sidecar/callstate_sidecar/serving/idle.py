@@ -37,10 +37,10 @@ read what clients sent meanwhile."""
 
 
 class Idler(Protocol):
-    """A connection, as far as its idleness is concerned."""
+    """What is needed to know whether a connection is idle."""
 
     connected_at: float
-    """Monotonic seconds."""
+    """When it connected, monotonic seconds."""
     served_at: float
     """When its last requests were served, monotonic seconds; 0: none yet."""
 
@@ -59,7 +59,7 @@ ConnectionT = TypeVar("ConnectionT", bound=Idler)
 
 
 class IdleConnections(Generic[ConnectionT]):
-    """When connections have been idle for too long.
+    """Finds the connections that have been idle for too long.
 
     Args:
         now: the time, monotonic seconds.
@@ -78,11 +78,11 @@ class IdleConnections(Generic[ConnectionT]):
         self.first_line_s = self.idle_s = 0.0
 
     def limit(self, first_line_s: float, idle_s: float) -> None:
-        """Apply limits, seconds; 0: none."""
+        """Apply these limits, seconds; 0: no limit."""
         self.first_line_s, self.idle_s = first_line_s, idle_s
 
     def connected(self, connection: ConnectionT, *, reserved: bool) -> None:
-        """A connection has its place."""
+        """Watch a connection, which has been accepted."""
         connection.connected_at = self._now()
         if reserved:
             self._reserved[connection] = None
@@ -93,7 +93,7 @@ class IdleConnections(Generic[ConnectionT]):
         heapq.heappush(self._served, entry)
 
     def disconnected(self, connection: ConnectionT) -> None:
-        """It is closed."""
+        """Forget a connection, which was closed."""
         self._reserved.pop(connection, None)
         self._open.pop(connection, None)
         for heap in (self._new, self._served):

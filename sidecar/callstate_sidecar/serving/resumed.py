@@ -21,7 +21,7 @@ class Later(NamedTuple):
     Args:
         session_id: the session that was read for it.
         run: runs it; returns whether it waits for that session once more.
-        wait_again: has it wait for that in place of running it, behind one that does.
+        wait_again: makes it wait for that session too, instead of running, because an earlier request does.
     """
 
     session_id: str
@@ -67,7 +67,7 @@ class Resumed:
         return self._connection.member
 
     def add(self, later: Later) -> None:
-        """Run this one, too."""
+        """Add a request that may run."""
         self._later.append(later)
 
     def serve(self) -> None:
@@ -92,7 +92,7 @@ class Resumed:
                 connection.serve_soon()
 
     def wait_again(self, session_id: str) -> None:
-        """One waits for this session once more: so do those that were sent after it."""
+        """A request waits for this session once more: so do those that were sent after it."""
         others: list[Later] = []
         for each in self._later:
             if each.session_id == session_id:
@@ -104,7 +104,7 @@ class Resumed:
 
 
 class Requester:
-    """A connection, as its requests wait.
+    """Decides whether a connection's request that has waited runs now or later.
 
     Args:
         connection: the connection.

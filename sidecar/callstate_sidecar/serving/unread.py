@@ -30,7 +30,7 @@ CHECKS: Final = 16
 
 
 class Reader(Protocol):
-    """A connection, as far as its unread replies are concerned."""
+    """What the bound needs to know of a connection."""
 
     @property
     def held_bytes(self) -> int:
