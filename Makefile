@@ -1,4 +1,4 @@
-# callstate, for those who work on it or want to see it: `make` lists the targets.
+# callstate, for those who work on it or want to try it: `make` lists the targets.
 # Nothing here needs root, and nothing is installed outside of .venv/ and .run/.
 
 VENV ?= .venv
@@ -23,7 +23,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
-# A checkout may belong to somebody else, as in a container, and lies where its owner wants it.
+# Without strict modes: a checkout may belong to another user, as in a container, and lie in any directory.
 run: $(RUN_STAMP) ## start a daemon in the foreground, with its state in .run/
 	@if $(CALLSTATE) --timeout 2 ping >/dev/null 2>&1; then \
 		echo 'A daemon already runs here. In this terminal or another one, try:'; \
@@ -36,7 +36,7 @@ run: $(RUN_STAMP) ## start a daemon in the foreground, with its state in .run/
 	@$(CALLSTATE) --timeout 2 ping >/dev/null 2>&1 || \
 		exec $(BIN)/callstated --socket $(RUN_SOCKET) --state-dir .run/state --set server.strict_modes=false
 
-demo: $(RUN_STAMP) ## live calls, a kill -9, a restart, dead workers: everything in under a minute
+demo: $(RUN_STAMP) ## live calls, a kill -9, a restart, dead workers: all of it in under a minute
 	@$(BIN)/python examples/demo.py
 
 # With bytecode, whatever the shell says: pytest rewrites each test module, and would do so in each process again.
@@ -69,24 +69,24 @@ SECONDS ?= 600
 
 LOCK_VENV := .venv-lock
 
-soak: $(DEV_STAMP) ## mixed load and faults at random, an hour (MINUTES=60, SEED=… repeats a schedule)
+soak: $(DEV_STAMP) ## mixed load with random faults, for an hour (MINUTES=60; SEED=… repeats a schedule)
 	@PYTHONPATH=tests $(BIN)/python -m soak --seed $(SEED) --minutes $(MINUTES)
 
-fuzz: $(FUZZ_STAMP) ## bytes into each parser (SECONDS=600 each), then state machines at length (EXAMPLES=2000)
+fuzz: $(FUZZ_STAMP) ## fuzz each parser (SECONDS=600 each), then run the state machines at length (EXAMPLES=2000)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) $(TARGETS)
 	@CALLSTATE_FUZZ_EXAMPLES=$(EXAMPLES) $(PYTEST) -q --timeout 7200 \
 		tests/property tests/unit/engine/test_events.py tests/integration/test_bad_input.py
 
-fuzz-quick: $(FUZZ_STAMP) ## bytes into each parser, fifteen seconds each: a minute and a half on two cores
+fuzz-quick: $(FUZZ_STAMP) ## fuzz each parser for fifteen seconds: a minute and a half on two cores
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds 15 $(TARGETS)
 
-lock: $(LOCK_STAMP) ## write requirements-*.lock anew, with the newest versions that pyproject.toml allows
+lock: $(LOCK_STAMP) ## rewrite requirements-*.lock with the newest versions that pyproject.toml allows
 	@$(BIN)/python scripts/lock.py $(LOCK_VENV)/bin/uv
 
-audit: $(LOCK_STAMP) ## known advisories about what the lock files pin
+audit: $(LOCK_STAMP) ## look for known advisories about the pinned packages
 	@$(BIN)/python scripts/audit.py $(LOCK_VENV)/bin/pip-audit $(AUDIT_ARGS)
 
-lint: $(DEV_STAMP) ## ruff, mypy, pyright, and whether what is generated is current
+lint: $(DEV_STAMP) ## ruff, mypy, pyright, and whether generated files are current
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -96,23 +96,23 @@ lint: $(DEV_STAMP) ## ruff, mypy, pyright, and whether what is generated is curr
 	@$(BIN)/python scripts/manual.py --check
 	@$(BIN)/python scripts/instance_units.py --check
 
-bench-quick: $(DEV_STAMP) ## one line a speed target: figure, target, met or not; under a minute
+bench-quick: $(DEV_STAMP) ## one line per speed target: figure, target, met or not; under a minute
 	@$(BIN)/python -m bench quick $(BENCH_ARGS)
 
-bench: $(BENCH_STAMP) ## all figures beside those of the peers, as JSON and plots in docs/; some minutes
+bench: $(BENCH_STAMP) ## all figures, compared with the alternatives, as JSON and plots in docs/; some minutes
 	@$(BIN)/python -m bench full $(BENCH_ARGS)
 
-sync-front: $(DEV_STAMP) ## write the methods of the blocking client anew from the asyncio client's
+sync-front: $(DEV_STAMP) ## regenerate the blocking client's methods from those of the asyncio client
 	@$(BIN)/python scripts/blocking_front.py
 
-reference: $(DEV_STAMP) ## write systemd/callstate.toml, callstate@.…, manual pages, completions anew
+reference: $(DEV_STAMP) ## regenerate systemd/callstate.toml, callstate@.…, manual pages and completions
 	@$(BIN)/python -m callstate_sidecar.config.reference > systemd/callstate.toml.new
 	@mv systemd/callstate.toml.new systemd/callstate.toml
 	@$(BIN)/python scripts/instance_units.py
 	@$(BIN)/python scripts/manual.py
 
 # The warning is that MkDocs 2 will be another program; pyproject.toml keeps to 1.
-docs: $(DEV_STAMP) ## the documentation as a site, in site/; a broken link is an error
+docs: $(DEV_STAMP) ## build the documentation as a website in site/; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Without network as long as neither pyproject.toml nor a lock file has changed since.
