@@ -55,24 +55,24 @@ class EventRing:
     def __init__(self, limit: int, hot: HotBytes) -> None:
         self.limit = limit
         self.first = 0
-        """The place of the oldest one."""
+        """The place of the oldest kept event."""
         self.end = 0
-        """The place that the next one will have."""
+        """The place that the next event will have."""
         self.lost_seq = 0
         """The number of the last event that was dropped."""
         self.lost_us = 0
-        """When that was, microseconds since 1970."""
+        """When it was dropped, microseconds since 1970."""
         self._hot = hot
         self._bytes = 0
         self._blocks: deque[list[Kept | None]] = deque()
-        """None: dropped, with others of its block still kept."""
+        """The events in blocks of BLOCK; None stands for one that was dropped while its block is kept."""
 
     def __iter__(self) -> Iterator[Kept]:
         for block in self._blocks:
             yield from (kept for kept in block if kept is not None)
 
     def append(self, kept: Kept, now_us: int) -> None:
-        """Keep one more, and drop what is too old for that. `now_us`: microseconds since 1970."""
+        """Keep an event, and drop the oldest ones that no longer fit. `now_us`: microseconds since 1970."""
         if not self.end % BLOCK:
             self._blocks.append([])
         self._blocks[-1].append(kept)
@@ -85,7 +85,7 @@ class EventRing:
             self._drop(now_us)
 
     def _drop(self, now_us: int) -> None:
-        """Drop the oldest one."""
+        """Drop the oldest event."""
         block, at = self._blocks[0], self.first % BLOCK
         lost = block[at]
         block[at] = None
@@ -98,13 +98,14 @@ class EventRing:
             self.lost_seq, self.lost_us = lost.seq, now_us
 
     def behind(self, seq: int) -> int:
-        """The place of the first one with a number beyond this; `end`: there is none yet."""
+        """The place of the first event with a number above this; `end` if there is none yet."""
         return bisect_right(
             range(self.end), seq, self.first, self.end, key=lambda place: self.some(place, 1)[0].seq
         )
 
     def some(self, place: int, most: int) -> list[Kept]:
-        """Up to so many, from a place on that has not been dropped: a block's at most, and none only at the end."""
+        """Up to `most` events from this place on, which must not have been dropped. All are of one block, so there
+        may be fewer; there are none only at the end."""
         if place >= self.end:
             return []
         at = place % BLOCK

@@ -66,22 +66,22 @@ class Context:
         """How many claimers a call may kill, each within a minute of its claim; 0: any number."""
         self.access: Access = OPEN
         self.guard: Access | None = None
-        """The same where it restricts somebody: verbs that look at sessions of several users ask it."""
+        """`access`, if it restricts anybody; None if not. For verbs that look at sessions of several users."""
         self.room = Room(table.hot)
         self.user_sessions: Callable[[User], int] | None = None
         """How many of the sessions in memory one user may have created; None: any number."""
         self.draining = False
-        """No new sessions are accepted."""
+        """Whether new sessions are refused."""
         self.reading: Reading | None = None
-        """While a request runs that waited for the store: what that has, if the session is not hot."""
+        """While a request that waited for the store runs: what was read there, if the session is not hot."""
         self._shows_miss = False
-        """Whether it is that there is no session, and nothing else in memory tells that."""
+        """Whether `reading` found no session, and is remembered as a miss only while the request runs."""
 
     # -- finding ------------------------------------------------------------------------------------------
 
     def show(self, reading: Reading | None) -> None:
-        """What the request that runs next has waited for; `hide` has to follow it. However long it has waited
-        since, a miss is shown as one."""
+        """Show the next request what was read for it; call `hide` when it has run. A miss counts as one, however
+        long ago it was read."""
         if reading is None or reading.outdated:
             return
         self.reading = reading
@@ -92,7 +92,7 @@ class Context:
                 self._shows_miss = True
 
     def hide(self) -> None:
-        """The request has run: others are not shown what it was."""
+        """Hide what `show` has shown, now that the request has run: it is not for others."""
         reading, self.reading = self.reading, None
         if self._shows_miss and reading is not None:
             self._shows_miss = False
@@ -164,7 +164,7 @@ class Context:
         return found.session if isinstance(found, FoundUnreadableError) else None
 
     def shown_to(self, caller: Caller) -> Callable[[Session], bool] | None:
-        """Whether a session is shown to the caller's user, as a function; None: all are."""
+        """A function that tells whether a session is shown to the caller's user; None: all are."""
         guard = self.guard
         if guard is None or guard.sees_all(caller.user):
             return None
@@ -310,7 +310,7 @@ class Context:
         return max(self.liveness.timeout_s, told_s)
 
     def step_back(self) -> None:
-        """The clock has stepped back by the length of a stall: date everything that began later at now."""
+        """After the clock has stepped back by the length of a stall: nothing may have begun later than now."""
         now = self.clock.live()
         self.liveness.step_back(now)
         for session in self.liveness.limited:
