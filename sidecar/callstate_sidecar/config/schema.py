@@ -115,7 +115,12 @@ class JournalConfig(Struct, frozen=True, kw_only=True):
     ] = 1.0
     checkpoint_min_bytes: Annotated[
         int,
-        _bytes("Checkpoints compact the journal only once it is at least this large.", 4 * KIB, TIB),
+        _bytes(
+            "Size that the journal's log has to reach before a checkpoint compacts it. A stop, a small disk or a "
+            "million records bring one earlier.",
+            4 * KIB,
+            TIB,
+        ),
     ] = 64 * MIB
 
 

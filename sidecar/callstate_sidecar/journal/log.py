@@ -64,7 +64,7 @@ class Journal:
 
     Args:
         directory: created if absent.
-        checkpoint_min_bytes: no checkpoint is due while the log is smaller.
+        checkpoint_min_bytes: size that the log has to reach before its size makes a checkpoint due.
         segment_bytes: size of a segment.
         files: the file calls.
         host_id: the host by which the store knows these sessions; kept in the manifest.
