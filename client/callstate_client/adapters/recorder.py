@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from math import isfinite
 from typing import Any, TypeVar
 
 from callstate_client.calls.handle import CallHandle
@@ -53,11 +54,11 @@ class Recorder:
         extra: dict[str, Any] | None = None,
         response_ms: float | None = None,
     ) -> TurnHandle | None:
-        """Add a turn; None if it was refused."""
-        waited_ms = None if response_ms is None else round(max(response_ms, 0))
+        """Add a turn; None if it was refused. Times that are no numbers of milliseconds are left out."""
+        waited_ms = _whole(response_ms)
         return self._try(
             lambda: self.call.add_turn(
-                role, text, round(max(duration_ms, 0)), at=at, extra=extra or None, response_ms=waited_ms
+                role, text, _whole(duration_ms) or 0, at=at, extra=extra or None, response_ms=waited_ms
             )
         )
 
@@ -112,3 +113,8 @@ class Recorder:
             if self.call.is_held:
                 _log.warning("%s: not kept: %s", self.call.id, error)
             return None
+
+
+def _whole(measured_ms: float | None) -> int | None:
+    """A time that a framework has measured; None if it has not, or is NaN or infinite."""
+    return None if measured_ms is None or not isfinite(measured_ms) else round(max(measured_ms, 0))
