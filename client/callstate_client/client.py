@@ -131,6 +131,17 @@ class SidecarStore(CallStore):
         """Connect; see `connect()`."""
         await self._connection.open(wait_s)
 
+    async def close(self) -> None:
+        """Close the store; see CallStore.
+
+        Raises:
+            UndeliveredError: as there.
+            RuntimeError: this is not the store's loop, whose connections and tasks can't be waited for here.
+        """
+        if not (self.closed or self._is_forked):
+            check_loop(self._loop, "this store")
+        await super().close()
+
     async def _close(self) -> None:
         self._batcher.fail(StoreClosedError())
         for stream in [*self._streams]:

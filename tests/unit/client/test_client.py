@@ -271,6 +271,22 @@ async def test_closing_ends_requests_in_flight(peer: ScriptedPeer, store: Sideca
             await ask
 
 
+async def test_a_store_is_not_closed_from_another_loop(peer: ScriptedPeer, store: SidecarStore) -> None:
+    """It would wait for what only its own loop can do."""
+
+    def elsewhere() -> None:
+        asyncio.run(store.close())
+
+    with pytest.raises(RuntimeError, match="this store belongs to the event loop"):
+        await asyncio.to_thread(elsewhere)
+    assert not store.closed
+    (asked,) = soon(store.ping())
+    peer.reply((await peer.requests(1))[0], {})
+    await asked
+    await store.close()
+    await asyncio.to_thread(elsewhere)  # it is closed: nothing is left to do
+
+
 async def test_closing_while_the_daemon_is_away(peer: ScriptedPeer, store: SidecarStore) -> None:
     await peer.stop()
     (task,) = soon(store.ping())
