@@ -173,20 +173,23 @@ class Context:
 
     # -- room ---------------------------------------------------------------------------------------------
 
-    def check_room(self, creator: User | None = None) -> None:
+    def check_room(self, creator: User | None = None, ended: Session | None = None) -> None:
         """Refuse a new session if there is no room for it; live calls continue.
 
         Args:
             creator: who creates it; None: it exists already, in the store.
+            ended: the session whose id it takes, if it takes one: if that is hot, it takes its place as well.
 
         Raises:
             ShuttingDownError, OverloadedError: there is no room.
         """
         if self.draining:
             raise ShuttingDownError("the daemon is draining: it accepts no new sessions")
-        if len(self.table.sessions) >= self.limits.sessions:
+        replaced = None if ended is None else self.table.sessions.get(ended.id)
+        if replaced is None and len(self.table.sessions) >= self.limits.sessions:
             raise OverloadedError(f"limits.sessions ({self.limits.sessions}) is reached")
-        if creator is not None and self.user_sessions is not None:
+        is_one_more = replaced is None or (creator is not None and replaced.facts.uid != creator.uid)
+        if creator is not None and self.user_sessions is not None and is_one_more:
             most = self.user_sessions(creator)
             if self.table.index.by_uid.get(creator.uid, 0) >= most:
                 raise OverloadedError(f"limits.per_uid.sessions ({most}) is reached: {creator}")

@@ -166,6 +166,7 @@ def _save(
         raise _conflict(session, p.if_version)
     if session.ended and _is_anew(p, head):
         check_epoch(ctx, caller, session, p.epoch)
+        ctx.check_room(caller.user, session)
     else:
         check_writable(ctx, caller, session, p.epoch)
     change = (

@@ -5,8 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from callstate_client.engine.interfaces import InternalCaller
 from callstate_client.engine.sessions.weight import SESSION_BYTES
-from callstate_client.errors import InvalidParamsError, OverloadedError, StoreUnavailableError, TooLargeError
+from callstate_client.engine.user import User
+from callstate_client.errors import (
+    InvalidParamsError,
+    OverloadedError,
+    ShuttingDownError,
+    StoreUnavailableError,
+    TooLargeError,
+)
 from callstate_sidecar.config.schema import LimitsConfig, StoreConfig
 from support.core import TIME, Core
 from support.core_harness import CoreHarness
@@ -67,6 +75,56 @@ async def test_a_session_without_room_for_a_turn_is_reported_once(tmp_path: Path
             worker, "session.amend_turn", session_id="a", index=0, set={"content": "x" * (990 - again)}
         )
     await harness.close()
+
+
+async def begun_anew(core: Core, session_id: str, version: int) -> None:
+    """Begin another call under the id of one that has ended."""
+    await core.save(session_id, if_version=version)
+
+
+async def test_a_new_call_under_an_ended_ones_id_needs_room_as_any_other() -> None:
+    """It takes the place of the ended one if that is in memory."""
+    core = Core(limits=LimitsConfig(sessions=2))
+    for name in ("hot", "stored"):
+        await core.save(name)
+        await core.call("session.end", session_id=name)
+    hot, stored = (core.session(name).version for name in ("hot", "stored"))
+    await core.writer.write_round()
+    core.ctx.evict(core.session("stored"))
+    core.tx.commit()
+    ended = core.session("hot")
+    await core.save("b")
+
+    async def is_refused(kind: type[OverloadedError | ShuttingDownError], name: str, version: int) -> None:
+        await refused(kind, core, "session.save", session={"id": name, "status": "active"}, if_version=version)
+        assert core.table.sessions.get("hot") is ended
+        assert ended.ended
+        assert "stored" not in core.table.sessions
+
+    await is_refused(OverloadedError, "stored", stored)  # limits.sessions
+    core.ctx.draining = True
+    await is_refused(ShuttingDownError, "hot", hot)
+    await is_refused(ShuttingDownError, "stored", stored)
+    await core.save("hot", if_version=hot, session={"status": "ended"})  # late, and no new call
+    hot = ended.version
+    core.ctx.draining = False
+    core.ctx.user_sessions = lambda _: 2
+    await begun_anew(core, "hot", hot)
+    await core.call("session.end", session_id="hot")
+    core.caller = Caller(1001)
+    core.ctx.user_sessions = lambda _: 0
+    await is_refused(OverloadedError, "hot", ended.version)
+    core.ctx.user_sessions = None
+    await begun_anew(core, "hot", ended.version)
+    await core.call("session.delete", session_id="b")
+    await begun_anew(core, "stored", stored)
+
+
+class Caller(InternalCaller):
+    """A connection of a user."""
+
+    def __init__(self, uid: int) -> None:
+        self.user = User(uid)
 
 
 async def test_the_number_of_sessions_is_limited() -> None:
