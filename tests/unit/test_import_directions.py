@@ -60,7 +60,7 @@ ENGINE = {
     "event_line": "user",
     "event_ring": "hot_bytes",
     "missed_events": "event_line event_ring",
-    "events": "user sessions event_line event_ring missed_events hot_bytes",
+    "events": "user sessions reasons event_line event_ring missed_events hot_bytes",
     "interfaces": "sessions process user long_result",
     "undo": "sessions table",
     "transaction": "sessions table liveness events undo",

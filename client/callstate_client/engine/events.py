@@ -18,6 +18,7 @@ from callstate_client.engine.event_line import NotedEvent, event_line
 from callstate_client.engine.event_ring import EventRing, Kept
 from callstate_client.engine.hot_bytes import HotBytes
 from callstate_client.engine.missed_events import MissedEvents
+from callstate_client.engine.reasons import HOST_LOST
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.user import UNKNOWN, User
 from callstate_client.errors import InvalidParamsError, OverloadedError
@@ -354,4 +355,6 @@ def _is_undone(noted: NotedEvent, fenced: Mapping[str, int]) -> bool:
     if noted.type == "fenced" and noted.session is not None:
         session_id, epoch = noted.session[0], noted.session[-1]
         return fenced.get(session_id, epoch) != epoch
+    if noted.type == "orphaned" and noted.reason == HOST_LOST:
+        return False  # it was taken over in the store, and stays in memory
     return noted.type in CHANGES or noted.reason in (REVIVED, MERGED, NEWER, FOREIGN)

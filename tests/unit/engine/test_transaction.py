@@ -6,6 +6,8 @@ import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.phases import Evidence, Phase
+from callstate_client.engine.reasons import HOST_LOST
+from callstate_client.engine.rules import handoff
 from callstate_client.engine.sessions.records import RemovalRecord, StateRecord, TurnsRecord
 from callstate_client.errors import NotDurableError
 from support.core import Core, durable_state, kept
@@ -121,6 +123,17 @@ def test_a_suspect_that_was_not_lost_after_all_is_still_suspected() -> None:
     harness.rollback()
     assert session.suspected == "heartbeat_timeout"
     assert [*harness.liveness.suspects] == ["a"]
+
+
+async def test_an_adopted_call_is_offered_whether_or_not_the_journal_takes_it() -> None:
+    """It stays, and recoverers wait for its event."""
+    core, session = Core(), new_session("a")
+    session.change_facts(orphan=HOST_LOST)
+    handoff.adopt(core.ctx, session, "w1")
+    core.tx.rollback(NotDurableError("the disk is full"))
+    core.commit()
+    assert [*core.table.index.orphans] == ["a"]
+    assert [kept.type for kept in core.events.ring] == ["orphaned"]
 
 
 async def test_a_call_whose_revival_is_undone_is_ended_and_no_suspect() -> None:
