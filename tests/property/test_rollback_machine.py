@@ -21,7 +21,7 @@ from callstate_client.engine.rules import handoff
 from callstate_client.engine.sessions.records import decode_record, encode_record
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import session_of
-from callstate_client.engine.sessions.stored import StoredSession
+from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
 from callstate_client.engine.sessions.writes import Patch, Whole, Write
 from callstate_client.engine.table.readings import Reading
 from callstate_client.engine.table.replay import replay
@@ -166,6 +166,8 @@ class RollbackMachine(RuleBasedStateMachine):
         if method == "another host takes it":
             session = engine.table.sessions.get(session_id)
             if session is not None:
+                meta = StoredMeta(host="host-2", epoch=session.facts.epoch + 1, version=session.version)
+                self.store[session_id] = Whole(session_id, session.doc.for_store()[0], meta, active=True)
                 handoff.lose(engine.ctx, session, "host-2")
             return
         if method == "session.save":
@@ -206,7 +208,7 @@ class RollbackMachine(RuleBasedStateMachine):
         if found is None:
             ctx.table.tombstones.remember_miss(session_id, self.clock.mono())
             return Reading(session_id, None, NO_TOMBSTONE)
-        if found.ended:
+        if found.ended or found.host:
             return Reading(session_id, found)
         ctx.tx.admit(found)
         ctx.watch(INTERNAL, found)
