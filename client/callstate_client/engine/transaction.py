@@ -319,6 +319,17 @@ class Transaction:
             del pending[session_id]
             self._rare_undo.departures.append((pending, session_id, why))
 
+    def owner_left(self, pending: MutableMapping[str, str], worker_id: str, why: str) -> None:
+        """A worker has left, and sessions that it owned before the group are ended or others' by now: if that is
+        undone, their departures are pending."""
+        for session_id, saved in self._saved.items():
+            if (
+                saved.mark is not None
+                and Session.facts_in(saved.mark).owner == worker_id
+                and session_id not in pending
+            ):
+                self._rare_undo.departures.append((pending, session_id, why))
+
     # -- workers: observed, not changed ---------------------------------------------------------------------
 
     def remember_process(self, record: WorkerRecord) -> None:

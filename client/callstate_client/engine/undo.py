@@ -49,7 +49,8 @@ class RareUndo(Struct):
         settled: deletions that are not sent to the store, of ids that were changed.
         set_aside: copies that were set aside.
         dropped_copies: copies that were dropped.
-        departures: those that were decided: where they were pending, the session's id, and why its owner left.
+        departures: those that were decided, or that the group keeps from being pending: where they are, the
+            session's id, and why its owner left.
     """
 
     admitted: list[Session] = []

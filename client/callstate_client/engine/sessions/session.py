@@ -203,6 +203,12 @@ class Session:
         ) = mark  # fmt: skip
         self.doc.restore(doc)
 
+    @staticmethod
+    def facts_in(mark: tuple[Any, ...]) -> Facts:
+        """The facts at the time of a mark."""
+        facts: Facts = mark[1]
+        return facts
+
     # -- the journal's form -------------------------------------------------------------------------------
 
     def record(self, mode: HistoryMode, turns: bytes, count: int, ops: list[OpResult]) -> StateRecord:

@@ -213,6 +213,7 @@ class WorkerRegistry:
         self._lingering.add(worker_id)
         self._events.note("worker.left", self._clock.wall_us(), reason=outcome.value, worker_id=worker_id)
         self._departures.worker_left(worker_id, why)
+        self._tx.owner_left(self._departures.pending, worker_id, why)
         self._wake()
 
     def close(self) -> None:

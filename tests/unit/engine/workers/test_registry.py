@@ -62,6 +62,24 @@ async def test_an_exit_is_known_at_once(harness: CoreHarness, w1: FakeClient, fi
     assert state(harness) is WorkerState.GONE
 
 
+@pytest.mark.parametrize("how", ["session.end", "session.claim"])
+async def test_an_exit_counts_for_a_call_whose_end_or_claim_is_undone(
+    harness: CoreHarness, w1: FakeClient, how: str
+) -> None:
+    """It left in the same turn, in which the call was not its own any more, or over."""
+    harness.exit(harness.process_of(w1))
+    await harness.settle()
+    harness.disk.error = FULL
+    harness.core.server.group._alone = 0  # the group waits for the end of the turn
+    params = {"worker_id": "w2", "steal": True} if how == "session.claim" else {}
+    harness.operator.send((how, {"session_id": "a", **params}))
+    await harness.disconnect(w1)
+    await harness.advance(TICK_S)
+    assert harness.ownership("a")[0] == "w1"
+    assert harness.phase("a") is Phase.SUSPECT
+    assert harness.core.session("a").suspected == "worker_exited"
+
+
 async def test_an_exit_within_the_grace_is_an_exit(harness: CoreHarness, w1: FakeClient) -> None:
     await harness.disconnect(w1)
     await harness.advance(RECONNECT_S - 1)
