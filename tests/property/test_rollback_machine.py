@@ -26,7 +26,6 @@ from callstate_client.engine.sessions.writes import Patch, Whole, Write
 from callstate_client.engine.table.readings import Reading
 from callstate_client.engine.table.replay import replay
 from callstate_client.engine.table.session_table import SessionTable
-from callstate_client.engine.table.tombstones import NO_TOMBSTONE
 from callstate_client.engine.user import NOBODY
 from callstate_client.errors import NotDurableError, WireError
 from callstate_sidecar.config.schema import ReaperConfig
@@ -196,24 +195,28 @@ class RollbackMachine(RuleBasedStateMachine):
         try:
             run()
         except NotCached as miss:
-            ctx.show(self.read(miss.session_id))
+            reading = ctx.table.readings.begin(miss.session_id)
+            self.read(reading)
+            ctx.show(reading)
             try:
                 run()
             finally:
                 ctx.hide()
+                ctx.table.readings.let_go(reading)
 
-    def read(self, session_id: str) -> Reading:
-        ctx, row = self.engine.ctx, self.store.get(session_id)
+    def read(self, reading: Reading) -> None:
+        """Fill a reading with what the store has, or make that hot."""
+        ctx, session_id = self.engine.ctx, reading.session_id
+        row = self.store.get(session_id)
         found = None if row is None else session_of(session_id, StoredSession(row.document, row.meta), HOST)
         if found is None:
             ctx.table.tombstones.remember_miss(session_id, self.clock.mono())
-            return Reading(session_id, None, NO_TOMBSTONE)
-        if found.ended or found.host:
-            return Reading(session_id, found)
-        ctx.tx.admit(found)
-        ctx.watch(INTERNAL, found)
-        self.admitted.add(session_id)
-        return Reading(session_id, None, outdated=True)
+        elif not found.ended and not found.host:
+            ctx.tx.admit(found)
+            ctx.watch(INTERNAL, found)
+            self.admitted.add(session_id)
+        if not reading.outdated:
+            ctx.table.readings.fill(reading, found, ctx.table.tombstones.predecessor(session_id))
 
     # -- groups ---------------------------------------------------------------------------------------------
 
