@@ -379,7 +379,7 @@ class Giving:
 async def test_requests_behind_a_claim_of_another_hosts_session_wait_for_it(core: Core) -> None:
     """Though they had been told of the same read."""
     core.memory.put("a", b'{"id":"a","status":"active"}', StoredMeta(host="other", version=5, state="orphan"))
-    takeovers = Takeovers(cast(HostRegistry, Giving()), core.read_through, lambda: None, HOST, core.metrics)
+    takeovers = Takeovers(cast(HostRegistry, Giving()), core.read_through, lambda: None, HOST, set(), core.metrics)
     core.host._takeovers, core.host.is_shared = takeovers, True
     crowd(core, 3, *[LOAD] * 3)
     client = FakeClient(core, user=THEM)
