@@ -42,7 +42,7 @@ SUBSTITUTIONS = {
     },
     "callstate.socket": {
         "Description=Session store for live phone calls,": "Description=Session store for live phone calls (%i),",
-        "# Where clients look without being told.": "# Clients have to be told of it.",
+        "# Clients look here by default.": "# Clients need this path, for example in CALLSTATE_SOCKET.",
         "/run/callstate/callstate.sock": "/run/callstate/%i.sock",
     },
 }
