@@ -68,24 +68,28 @@ class Signals:
         Args:
             soon: the loop's `call_soon_threadsafe`.
             stop: called with the name of the first SIGTERM or SIGINT.
-            stop_at_once: called with the name of the second one, before the process exits.
+            stop_at_once: called with the name of the second one before the process exits, in the signal's handler.
             reload: called for each SIGHUP.
         """
-        stopping = False
+        is_told = False
 
         def request_stop(number: signal.Signals) -> None:
-            nonlocal stopping
-            if stopping:
-                stop_at_once(number.name)
-                os._exit(Exit.FAILED)
-            stopping = True
-            stop(number.name)
+            nonlocal is_told
+            if not is_told:
+                is_told = True
+                stop(number.name)
 
         def handle(number: int, _: FrameType | None) -> None:
             if number == signal.SIGHUP:
                 soon(reload)
-            else:
-                soon(request_stop, signal.Signals(number))
+            elif self._requested is None:
+                self._requested = signal.Signals(number)
+                soon(request_stop, self._requested)
+            else:  # here and not in the loop: a checkpoint of the stop may keep that busy for seconds
+                try:
+                    stop_at_once(signal.Signals(number).name)
+                finally:  # also if the signal has interrupted a log call
+                    os._exit(Exit.FAILED)
 
         for number in (*STOP, signal.SIGHUP):
             signal.signal(number, handle)
