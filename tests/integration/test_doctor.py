@@ -17,11 +17,12 @@ from redis.asyncio import Redis
 
 from callstate_client import SessionState, SidecarStore, connect
 from callstate_client.cli import main
+from callstate_client.engine.sessions.stored import StoreDownError
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, inspection
 from callstate_sidecar.write_behind import store_check
-from support.core import Core
+from support.core import HOST, Core
 from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
 from support.redis_topologies import ClusterServers
@@ -464,6 +465,35 @@ async def test_a_file_with_a_flipped_page(tmp_path: Path) -> None:
         file.seek((page - 1) * size)
         file.write(b"\xff" * 16)
     assert "corrupt" in [each.kind for each in await inspected(path)]
+
+
+async def test_a_file_of_which_a_table_is_damaged(tmp_path: Path) -> None:
+    """What comes after the inspection of the file can't be read: the finding says what to do all the same."""
+    core = Core(backend=SqliteBackend(tmp_path / "callstate.db", ttl_s=60, host_id=HOST))
+    path = tmp_path / "callstate.db"
+    await core.save("a")
+    await core.writer.write_round()
+    await core.backend.close()
+    with closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'document'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    core = Core(backend=SqliteBackend(path, ttl_s=60, host_id=HOST))
+    found = await core.writer.check(repair=False)
+    await core.backend.close()
+    assert {each.kind for each in found.findings} >= {"corrupt", "down"}
+    assert any("move the file away" in each.remedy for each in found.findings if each.kind == "corrupt")
+
+
+async def test_a_file_that_is_no_database_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "callstate.db"
+    path.write_bytes(b"\xff" * 8192)
+    backend = SqliteBackend(path, ttl_s=60, host_id="here")
+    with pytest.raises(StoreDownError, match="move the file away"):
+        await backend.ping()
+    await backend.close()
 
 
 async def test_every_kind_of_finding_is_explained() -> None:

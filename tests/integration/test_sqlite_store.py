@@ -422,6 +422,21 @@ def test_arguments_that_are_refused(path: Path) -> None:
 # -- a file that goes, a clock that jumps, power that fails ---------------------------------------------------
 
 
+async def test_a_new_file_with_the_inode_of_a_failed_one_is_noticed(backend: SqliteBackend, path: Path) -> None:
+    """Nothing holds the inode of a file that was closed after an error, as before an operator removes it."""
+
+    def broken(_connection: sqlite3.Connection, _now_ms: int) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    await backend.write([a_write("call-1")])
+    with pytest.raises(StoreDownError):
+        await backend._database.run(broken)
+    path.write_bytes(b"")  # the closed connection has removed the other two files
+    await backend.check_for_loss()
+    assert backend.data_losses == 1
+    assert await backend.read("call-1") is None
+
+
 @pytest.mark.parametrize("how", ["removed", "replaced", "all of it"])
 async def test_a_missing_file_is_created_again_and_reported(backend: SqliteBackend, path: Path, how: str) -> None:
     await backend.write([a_write("call-1")])

@@ -147,10 +147,12 @@ class SqliteBackend:
             findings = await asyncio.to_thread(inspect_file, database.path, repair=repair)
         except (sqlite3.Error, OSError) as error:
             raise StoreDownError(f"{database.path}: {error}") from error
+        for finding in findings:  # before the file is used, which fails if it is damaged
+            yield finding
         wal = database.path.with_name(database.path.name + "-wal")
-        findings += await database.run(check_wal, wal, repair=repair)
-        findings += await database.run(find_ghosts, repair=repair)
-        for finding in findings:
+        for finding in await database.run(check_wal, wal, repair=repair):
+            yield finding
+        for finding in await database.run(find_ghosts, repair=repair):
             yield finding
 
     async def erase(self, session_id: str, timeout_s: float) -> list[str]:

@@ -43,6 +43,11 @@ _REFUSING: Final = frozenset(
     )
 )
 
+_DAMAGED: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+
+REMEDY: Final = "stop the daemon, move the file away and start it: everything in memory is written to a new one"
+"""What to do about a damaged file."""
+
 # Errors that concern one row, not the whole file.
 ROW_ERRORS: Final = (
     sqlite3.DataError,
@@ -145,7 +150,8 @@ class Database:
         return self._connection
 
     def _make_file(self) -> tuple[int, int]:
-        """Create the file if absent; returns its device and inode."""
+        """Create the file if absent; returns its device and inode. An empty one has replaced the one that was open
+        before, even if it has the same inode."""
         # transcripts are private; SQLite gives its -wal and -shm files the same mode
         fd = open_kept(self._path)
         try:
@@ -154,6 +160,8 @@ class Database:
             os.close(fd)
         if self._synced and not found.st_size:  # the name has to survive a power loss too
             Files().sync_directory(self._path.parent)
+        if self._place is not None and not found.st_size:
+            self._place = _NOWHERE
         return found.st_dev, found.st_ino
 
     def _is_in_place(self) -> bool:
@@ -176,7 +184,8 @@ class Database:
         if code is not None and code & 0xFF in _REFUSING:
             return StoreRefusingError(text)
         self._drop()
-        return StoreDownError(text)
+        is_damaged = code is not None and code & 0xFF in _DAMAGED
+        return StoreDownError(f"{text}; {REMEDY}" if is_damaged else text)
 
 
 def _text(raw: bytes) -> str:

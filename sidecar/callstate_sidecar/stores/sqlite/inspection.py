@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from callstate_client.protocol.results import Finding
-from callstate_sidecar.stores.sqlite.database import WAL_LIMIT_BYTES
+from callstate_sidecar.stores.sqlite.database import REMEDY, WAL_LIMIT_BYTES
 from callstate_sidecar.stores.sqlite.transactions import transaction
 from callstate_sidecar.system.files import PRIVATE_FILE, open_existing
 
@@ -46,8 +46,7 @@ def _integrity(path: Path) -> list[Finding]:
             lines = [str(row[0]) for row in connection.execute(f"PRAGMA quick_check({MAX_FAULTS})")]
     except sqlite3.DatabaseError as error:
         lines = [str(error)]
-    remedy = "stop the daemon, move the file away and start it: everything in memory is written to a new one"
-    return [Finding("corrupt", f"{path}: {line}", remedy) for line in lines if line != "ok"]
+    return [Finding("corrupt", f"{path}: {line}", REMEDY) for line in lines if line != "ok"]
 
 
 def _mode(path: Path, *, repair: bool) -> list[Finding]:
