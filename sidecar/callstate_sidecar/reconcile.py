@@ -88,7 +88,10 @@ class Reconciler:
         if session is None:
             return self._settle_deletion(write.session_id, stored)
         if meta is not None and meta.host not in ("", self._host_id) and not _is_new_call(session, meta):
-            self.lose(session, meta.host, meta.epoch)
+            if (
+                session.unverified or meta.epoch >= session.facts.epoch
+            ):  # else it was taken back since that was read
+                self.lose(session, meta.host, meta.epoch)
             return True
         foreign = b"" if stored is None else stored.foreign_stamp
         if isinstance(theirs, UnreadableError):
@@ -145,7 +148,8 @@ class Reconciler:
         if tombstone is None:
             return True  # created again and deleted meanwhile: there is nothing left to write
         if stored is not None and meta is not None and meta.host != self._host_id:
-            self._give_up_deletion(session_id, stored, meta)
+            if meta.epoch >= tombstone.epoch:  # as above
+                self._give_up_deletion(session_id, stored, meta)
             return True
         if meta is not None:
             version, epoch = max(tombstone.version, meta.version + 1), max(tombstone.epoch, meta.epoch)

@@ -18,6 +18,7 @@ from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
 from callstate_client.engine.table.replay import all_dirty
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.errors import FencedError, SessionNotFoundError, StoreUnavailableError
+from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.slices import in_turns
 from callstate_sidecar.write_behind import outcomes
 from support.core import HOST, BadDisk, Core, FakeClient, kept, open_journal
@@ -404,6 +405,27 @@ async def test_an_epoch_of_our_own_host_is_risen_above() -> None:
     await flush(core)
     assert contents(stored(core)) == ["more"]
     assert core.session("a").facts.epoch == 10
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_what_was_taken_back_since_the_store_was_read_stays_ours(deleted: bool) -> None:
+    """It was lost, claimed back and changed while the store was read, and what was read is from in between."""
+    core = Core()
+    put(core, meta(epoch=3 << 20))
+    await core.turn("a", "acknowledged")
+    if deleted:
+        await core.call("session.delete", session_id="a")
+    ((write, since),) = core.queue.take(HOST, 1, 1)
+    before = StoredSession(json.dumps(THEIRS).encode(), meta(host="host-2", epoch=2 << 20))
+    reconciler = Reconciler(core.ctx, HOST, core.metrics)
+    assert reconciler.settle(write, before, await in_turns(reconciler.read("a", before)))
+    core.queue.retry(write, since)
+    await flush(core)
+    if deleted:
+        assert core.memory.rows["a"].document is None
+    else:
+        assert stored(core)["history"][-1]["content"] == "acknowledged"
+        assert not core.table.set_aside
 
 
 async def test_other_verbs_on_what_is_not_hot_wait_for_the_store(core: Core) -> None:
