@@ -223,7 +223,7 @@ def _hosts(
     in_doubt = set[str]()
     takeovers = Takeovers(registry, read_through, check, host_id, in_doubt, metrics)
     watch = HostWatch(host_id, lease_s)
-    adopter = Adopter(registry, ctx, commit, host_id, lease.instance, in_doubt, metrics, parts_log)
+    adopter = Adopter(registry, ctx, reconciler, commit, host_id, lease.instance, in_doubt, metrics, parts_log)
     sweep_s = SWEEP_LEASES * lease_s
     possessions = Possessions(registry, ctx, reconciler, read_through, commit, host_id, in_doubt)
     gate = AbsenceGate(lease_s, possessions.look_at_all, since_boot)

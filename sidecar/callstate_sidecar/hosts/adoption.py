@@ -19,6 +19,7 @@ from callstate_client.errors import UnreadableError
 from callstate_sidecar.journal import PartsLog
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.slices import in_turns
 from callstate_sidecar.stores.hosts import HostRegistry, Possession, Take, TakeOutcome
 
@@ -37,6 +38,7 @@ class Adopter:
     Args:
         registry: the hosts of the store.
         ctx: the sessions.
+        reconciler: gives up sessions of other hosts.
         commit: commits the open group.
         host_id: this host.
         instance: this daemon.
@@ -49,6 +51,7 @@ class Adopter:
         self,
         registry: HostRegistry,
         ctx: Context,
+        reconciler: Reconciler,
         commit: Callable[[], None],
         host_id: str,
         instance: str,
@@ -58,6 +61,7 @@ class Adopter:
     ) -> None:
         self._registry = registry
         self._ctx = ctx
+        self._reconciler = reconciler
         self._commit = commit
         self._host_id = host_id
         self._instance = instance
@@ -143,19 +147,25 @@ class Adopter:
 
     async def _adopt_one(self, take: Take, stored: StoredSession, reading: Reading) -> None:
         """Make a session hot, unless it is, or is deleted in the store. If it was hot and is not any more, it is to
-        be read again: it may be deleted by now."""
+        be read again: it may be deleted by now. If it is hot as it was before it was lost to the dead host, which
+        nobody has noticed yet, that is set aside."""
+        ctx, session_id = self._ctx, take.session_id
         try:
-            session = await in_turns(handoff.take_over(take.session_id, stored, self._host_id, HOST_LOST))
+            session = await in_turns(handoff.take_over(session_id, stored, self._host_id, HOST_LOST))
         except UnreadableError as error:
             log.error(
-                "adoption_unreadable", "session %s of dead host %s can't be read: %s", take.session_id, take.host,
-                error, session_id=take.session_id, host=take.host,
+                "adoption_unreadable", "session %s of dead host %s can't be read: %s", session_id, take.host, error,
+                session_id=session_id, host=take.host,
             )  # fmt: skip
             session = None
         if session is not None and self._parts is not None:
             await self._parts.write(session)
-        if reading.outdated:
+        hot = ctx.table.sessions.get(session_id)
+        is_lost = hot is not None and session is not None and hot.facts.epoch < session.facts.epoch
+        if hot is not None and is_lost and not hot.unverified:
+            self._reconciler.lose(hot, take.host, take.epoch)
+        elif reading.outdated:
             return
-        self._in_doubt.discard(take.session_id)
-        if session is not None and take.session_id not in self._ctx.table.sessions:
-            handoff.adopt(self._ctx, session, stored.meta.owner if stored.meta is not None else "")
+        self._in_doubt.discard(session_id)
+        if session is not None and session_id not in ctx.table.sessions:
+            handoff.adopt(ctx, session, stored.meta.owner if stored.meta is not None else "")

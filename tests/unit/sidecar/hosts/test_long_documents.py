@@ -18,6 +18,7 @@ from callstate_client.model import documents
 from callstate_sidecar import slices
 from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.takeover import Takeovers
+from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.hosts import HostRegistry, Possession, Take, Taken, TakeOutcome
 from support.core import HOST, Core
 
@@ -38,6 +39,12 @@ class Registry:
 async def core(monkeypatch: pytest.MonkeyPatch) -> Core:
     monkeypatch.setattr(slices, "SLICE_S", 0.0)
     return Core()
+
+
+def adopter_of(core: Core) -> Adopter:
+    """It takes over what a test names."""
+    registry, reconciler = cast(HostRegistry, Registry()), Reconciler(core.ctx, HOST, core.metrics)
+    return Adopter(registry, core.ctx, reconciler, core.commit, HOST, "instance-1", set(), core.metrics)
 
 
 async def turns_of(work: Awaitable[Any]) -> int:
@@ -68,9 +75,7 @@ async def test_a_claimed_session_of_another_host_is_read_in_turns_of_the_loop(co
 
 
 async def test_an_adopted_session_is_read_in_turns_of_the_loop(core: Core) -> None:
-    adopter = Adopter(
-        cast(HostRegistry, Registry()), core.ctx, core.commit, HOST, "instance-1", set(), core.metrics
-    )  # fmt: skip
+    adopter = adopter_of(core)
     sessions = {"a": Possession("host-2", 1, "live")}
     assert await turns_of(adopter.adopt(sessions)) > 2 * len(DOCUMENT) // PIECE_BYTES
     session = core.session("a")
@@ -78,9 +83,7 @@ async def test_an_adopted_session_is_read_in_turns_of_the_loop(core: Core) -> No
 
 
 async def test_a_session_that_was_read_during_its_adoption_is_the_one_that_stays(core: Core) -> None:
-    adopter = Adopter(
-        cast(HostRegistry, Registry()), core.ctx, core.commit, HOST, "instance-1", set(), core.metrics
-    )  # fmt: skip
+    adopter = adopter_of(core)
     adoption = asyncio.ensure_future(adopter.adopt({"a": Possession("host-2", 1, "live")}))
     await asyncio.sleep(0)
     core.memory.put("a", b'{"id":"a","status":"active"}', StoredMeta(host=HOST, version=6, epoch=1 << 20))
@@ -92,9 +95,7 @@ async def test_a_session_that_was_read_during_its_adoption_is_the_one_that_stays
 
 async def test_a_session_deleted_during_its_adoption_stays_deleted(core: Core) -> None:
     """A request has read it, as this host's, and another has deleted it: both before it is adopted."""
-    adopter = Adopter(
-        cast(HostRegistry, Registry()), core.ctx, core.commit, HOST, "instance-1", set(), core.metrics
-    )  # fmt: skip
+    adopter = adopter_of(core)
     adoption = asyncio.ensure_future(adopter.adopt({"a": Possession("host-2", 1, "live")}))
     await asyncio.sleep(0)
     core.memory.put("a", b'{"id":"a","status":"active"}', StoredMeta(host=HOST, version=6, epoch=1 << 20))

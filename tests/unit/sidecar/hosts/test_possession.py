@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from callstate_client.engine.interfaces import NotOurs
 from callstate_client.engine.sessions.document import Document
@@ -23,6 +25,7 @@ from support.core import HOST, Core
 from support.stores import down
 
 LIVE = b'{"id":"a","status":"active"}'
+TURN = b'{"id":"a","status":"active","history":[{"role":"user","content":"theirs"}]}'
 OURS = StoredMeta(host=HOST, version=6, epoch=1 << 20, owner="w1")
 
 
@@ -32,13 +35,14 @@ class Registry:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.cut = False
+        self.document = LIVE
 
     async def take(self, takes: Sequence[Take]) -> list[Taken]:
         """It is this host's then."""
-        self._core.memory.put("a", LIVE, OURS)
+        self._core.memory.put("a", self.document, OURS)
         if self.cut:
             raise down()
-        return [Taken(TakeOutcome.TAKEN, StoredSession(LIVE, OURS)) for _ in takes]
+        return [Taken(TakeOutcome.TAKEN, StoredSession(self.document, OURS)) for _ in takes]
 
     async def sessions_of(self, host: str, cursor: str) -> tuple[list[str], str]:
         """The whole set in one page."""
@@ -61,11 +65,14 @@ class Several:
         self.registry = Registry(core)
         self.in_doubt: set[str] = set()
         registry = cast(HostRegistry, self.registry)
+        reconciler = Reconciler(core.ctx, HOST, core.metrics)
         self.possessions = Possessions(
-            registry, core.ctx, Reconciler(core.ctx, HOST, core.metrics), core.read_through, core.commit, HOST,
+            registry, core.ctx, reconciler, core.read_through, core.commit, HOST,
             self.in_doubt,
         )  # fmt: skip
-        self.adopter = Adopter(registry, core.ctx, core.commit, HOST, "instance-1", self.in_doubt, core.metrics)
+        self.adopter = Adopter(
+            registry, core.ctx, reconciler, core.commit, HOST, "instance-1", self.in_doubt, core.metrics
+        )  # fmt: skip
         self.takeovers = Takeovers(
             registry, core.read_through, lambda: None, HOST, self.in_doubt, core.metrics
         )  # fmt: skip
@@ -101,6 +108,28 @@ async def test_a_lost_reply_to_an_adoption_is_asked_for_as_well() -> None:
         await several.adopter.adopt({"a": Possession("host-2", 1, "live")})
     await several.possessions.look_at_doubtful()
     assert "a" in several.core.table.sessions
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["unchanged", "changed since"])
+async def test_a_dead_hosts_session_counts_more_than_what_was_lost_to_that_host(changed: bool) -> None:
+    """The dead host had stolen it and added a turn; here it is hot as it was before, as nobody has noticed that."""
+    several = Several()
+    core = several.core
+    core.memory.put("a", LIVE, structs.replace(OURS, epoch=1))
+    await core.turn("a", "ours")
+    await core.writer.write_round()
+    adoption = asyncio.ensure_future(several.adopter.adopt({"a": Possession("host-2", 1, "live")}))
+    if changed:
+        await core.turn("a", "too late")
+    several.registry.document = TURN
+    assert await adoption == 1
+    await core.writer.write_round()
+    assert [
+        turn["content"] for turn in (await core.call("session.load", session_id="a"))["session"]["history"]
+    ] == ["theirs"]
+    assert core.memory.rows["a"].document == TURN
+    assert core.session("a").facts.orphan == "host_lost"
+    assert len(core.table.set_aside.of("a")) == 1
 
 
 async def test_a_start_finds_its_sessions_though_the_store_fails_in_between() -> None:
