@@ -24,8 +24,10 @@ from callstate_sidecar.engine_host import DaemonHost
 from callstate_sidecar.erasure import Erasure
 from callstate_sidecar.hosts.absence import AbsenceGate
 from callstate_sidecar.hosts.adoption import Adopter
+from callstate_sidecar.hosts.doubts import Doubts
 from callstate_sidecar.hosts.lease import NOTE_NAME, HostIdTakenError, HostLease, LeaseNote
 from callstate_sidecar.hosts.possession import Possessions
+from callstate_sidecar.hosts.rereading import Rereading
 from callstate_sidecar.hosts.rounds import HostRounds
 from callstate_sidecar.hosts.sweep import ActiveSweep
 from callstate_sidecar.hosts.takeover import Takeovers
@@ -77,7 +79,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a daemon is made of. `hosts` is None if no other host shares the store."""
+    """What a daemon is made of. No other host shares the store: then `hosts` is None, else `rereading`."""
 
     engine: Engine
     access: AccessControl
@@ -89,6 +91,7 @@ class Parts:
     read_through: ReadThrough
     reaper: Reaper
     hosts: HostRounds | None
+    rereading: Rereading | None
     peers: Peers
     host: DaemonHost
 
@@ -118,7 +121,10 @@ def assemble(given: Given) -> Parts:
     )
     read_through = ReadThrough(engine.ctx, write_behind.reads, given.host_id, parts_log)
     reaper = Reaper(engine, clock, metrics, config.reaper.tick_s, commit)
-    hosts, takeovers = _hosts(given, engine, clock, server, write_behind, read_through, reconciler, parts_log)
+    doubts = Doubts(engine.ctx, read_through, commit)
+    hosts, takeovers = _hosts(
+        given, engine, clock, server, write_behind, read_through, reconciler, doubts, parts_log
+    )  # fmt: skip
     boot_id = host.boot_id()
     peers = Peers(boot_id)
     daemon_host = DaemonHost(
@@ -158,6 +164,7 @@ def assemble(given: Given) -> Parts:
         read_through=read_through,
         reaper=reaper,
         hosts=hosts,
+        rereading=None if hosts else Rereading(write_behind.reads, engine.table, doubts, metrics),
         peers=peers,
         host=daemon_host,
     )
@@ -205,6 +212,7 @@ def _hosts(
     write_behind: WriteBehind,
     read_through: ReadThrough,
     reconciler: Reconciler,
+    doubts: Doubts,
     parts_log: PartsLog | None,
 ) -> tuple[HostRounds | None, Takeovers | None]:
     """What makes this host one of several; nothing if the store can't be shared."""
@@ -220,12 +228,12 @@ def _hosts(
         write_behind.store.check()
         lease.check()
 
-    in_doubt = set[str]()
+    in_doubt = doubts.session_ids
     takeovers = Takeovers(registry, read_through, check, host_id, in_doubt, metrics)
     watch = HostWatch(host_id, lease_s)
     adopter = Adopter(registry, ctx, reconciler, commit, host_id, lease.instance, in_doubt, metrics, parts_log)
     sweep_s = SWEEP_LEASES * lease_s
-    possessions = Possessions(registry, ctx, reconciler, read_through, commit, host_id, in_doubt)
+    possessions = Possessions(registry, ctx, reconciler, doubts, commit, host_id)
     gate = AbsenceGate(lease_s, possessions.look_at_all, since_boot)
     server.held = gate.holds
     rounds = HostRounds(
@@ -233,6 +241,7 @@ def _hosts(
         lease=lease,
         watch=watch,
         possessions=possessions,
+        doubts=doubts,
         adopter=adopter,
         sweep=ActiveSweep(given.backend, registry, watch, adopter, lease.instance, sweep_s, clock.mono),
         clock=clock,

@@ -205,6 +205,8 @@ class Daemon:
         parts.maintenance.start()
         if parts.hosts is not None:
             parts.hosts.start()
+        if parts.rereading is not None:
+            parts.rereading.start()
         loop = asyncio.get_running_loop()
         clients = parts.server.clients
         acceptors = [Acceptor(sock, self._connection, clients.refusal, clients.refused) for sock in sockets]
@@ -328,6 +330,8 @@ class Daemon:
         await parts.reaper.stop()
         if parts.hosts is not None:
             await parts.hosts.stop()
+        if parts.rereading is not None:
+            await parts.rereading.stop()
         parts.engine.close()
         await server.answered(DRAIN_S)
         # a daemon that turned out to have another's host id writes nothing more under it

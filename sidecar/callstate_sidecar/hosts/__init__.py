@@ -5,6 +5,8 @@ watch       the other hosts' counters: one that stands still for `store.host_lea
 takeover    claims of other hosts' sessions
 adoption    the sessions of dead hosts
 possession  sessions that this host has lost, and those that it has and does not keep hot
+doubts      sessions that it may have and not keep hot, until that is known
+rereading   the same after a start, where the store has one host
 sweep       the active set, which one host sweeps for all
 rounds      the task that does all of this every few seconds
 """

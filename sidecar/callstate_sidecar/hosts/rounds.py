@@ -10,6 +10,7 @@ from callstate_client.engine.sessions.stored import StoreError
 from callstate_sidecar.background import BackgroundTask, cancel_and_wait, supervise
 from callstate_sidecar.hosts.absence import AbsenceGate
 from callstate_sidecar.hosts.adoption import Adopter
+from callstate_sidecar.hosts.doubts import Doubts
 from callstate_sidecar.hosts.lease import HostIdTakenError, HostLease
 from callstate_sidecar.hosts.possession import Possessions
 from callstate_sidecar.hosts.sweep import ActiveSweep
@@ -40,6 +41,7 @@ class HostRounds(BackgroundTask):
         lease: this host's.
         watch: the others'.
         possessions: compares sessions with the store.
+        doubts: has the sessions that this host may have been given.
         adopter: takes over the sessions of dead hosts.
         sweep: of the active set.
         clock: monotonic time.
@@ -56,6 +58,7 @@ class HostRounds(BackgroundTask):
         lease: HostLease,
         watch: HostWatch,
         possessions: Possessions,
+        doubts: Doubts,
         adopter: Adopter,
         sweep: ActiveSweep,
         clock: SystemClock,
@@ -69,6 +72,7 @@ class HostRounds(BackgroundTask):
         self._lease = lease
         self._watch = watch
         self._possessions = possessions
+        self._doubts = doubts
         self._adopter = adopter
         self._sweep = sweep
         self._clock = clock
@@ -166,7 +170,7 @@ class HostRounds(BackgroundTask):
         try:
             await self._possessions.look_at_hints()
             await self._catch_up()
-            await self._possessions.look_at_doubtful()
+            await self._doubts.settle()
             for host in self._dead:
                 await self._registry.note_dead(host, REMEMBER_LEASES * self._lease_s)
                 await self._adopter.adopt_all(host)

@@ -17,6 +17,7 @@ from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, 
 from callstate_client.model import documents
 from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.hosts.adoption import Adopter
+from callstate_sidecar.hosts.doubts import Doubts
 from callstate_sidecar.hosts.possession import Possessions
 from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.reconcile import Reconciler
@@ -63,18 +64,17 @@ class Several:
     def __init__(self, **options: Any) -> None:
         self.core = core = Core(**options)
         self.registry = Registry(core)
-        self.in_doubt: set[str] = set()
+        self.doubts = doubts = Doubts(core.ctx, core.read_through, core.commit)
         registry = cast(HostRegistry, self.registry)
         reconciler = Reconciler(core.ctx, HOST, core.metrics)
         self.possessions = Possessions(
-            registry, core.ctx, reconciler, core.read_through, core.commit, HOST,
-            self.in_doubt,
+            registry, core.ctx, reconciler, doubts, core.commit, HOST
         )  # fmt: skip
         self.adopter = Adopter(
-            registry, core.ctx, reconciler, core.commit, HOST, "instance-1", self.in_doubt, core.metrics
+            registry, core.ctx, reconciler, core.commit, HOST, "instance-1", doubts.session_ids, core.metrics
         )  # fmt: skip
         self.takeovers = Takeovers(
-            registry, core.read_through, lambda: None, HOST, self.in_doubt, core.metrics
+            registry, core.read_through, lambda: None, HOST, doubts.session_ids, core.metrics
         )  # fmt: skip
 
     async def claim(self) -> None:
@@ -93,12 +93,12 @@ async def test_a_lost_reply_to_a_claim_is_asked_for_until_the_store_answers() ->
     several.core.memory.failure = down
     for _ in range(2):
         with pytest.raises(StoreDownError):
-            await several.possessions.look_at_doubtful()
+            await several.doubts.settle()
     several.core.memory.failure = None
     several.core.writer.store.succeeded()
-    await several.possessions.look_at_doubtful()
+    await several.doubts.settle()
     assert several.core.session("a").restored
-    assert not several.in_doubt
+    assert not several.doubts.session_ids
 
 
 async def test_a_lost_reply_to_an_adoption_is_asked_for_as_well() -> None:
@@ -106,7 +106,7 @@ async def test_a_lost_reply_to_an_adoption_is_asked_for_as_well() -> None:
     several.registry.cut = True
     with pytest.raises(StoreDownError):
         await several.adopter.adopt({"a": Possession("host-2", 1, "live")})
-    await several.possessions.look_at_doubtful()
+    await several.doubts.settle()
     assert "a" in several.core.table.sessions
 
 
@@ -149,20 +149,20 @@ async def test_what_was_taken_without_room_is_kept_once_there_is_some() -> None:
     several = Several(limits=LimitsConfig(hot_bytes=1 << 20))
     several.core.table.hot.total += 1 << 20
     await several.claim()
-    await several.possessions.look_at_doubtful()
-    assert several.in_doubt == {"a"}
+    await several.doubts.settle()
+    assert several.doubts.session_ids == {"a"}
     assert not several.core.memory.reads, "the store is not asked in vain"
     several.core.table.hot.total -= 1 << 20
-    await several.possessions.look_at_doubtful()
+    await several.doubts.settle()
     assert "a" in several.core.table.sessions
-    assert not several.in_doubt
+    assert not several.doubts.session_ids
 
 
 async def test_what_is_hot_is_in_doubt_no_longer() -> None:
     several = Several()
     await several.claim()
-    await several.possessions.look_at_doubtful()
-    assert not several.in_doubt
+    await several.doubts.settle()
+    assert not several.doubts.session_ids
     assert not several.core.memory.reads
     assert not several.core.session("a").restored
 
@@ -179,10 +179,10 @@ async def test_what_is_hot_is_in_doubt_no_longer() -> None:
 )
 async def test_what_is_not_to_be_kept_is_not_in_doubt(document: bytes | None, meta: StoredMeta | None) -> None:
     several = Several()
-    several.in_doubt.add("a")
+    several.doubts.session_ids.add("a")
     several.core.memory.put("a", document, meta)
     if document is None:
         del several.core.memory.rows["a"]
-    await several.possessions.look_at_doubtful()
-    assert not several.in_doubt
+    await several.doubts.settle()
+    assert not several.doubts.session_ids
     assert not several.core.table.sessions
