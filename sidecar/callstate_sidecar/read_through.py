@@ -146,13 +146,16 @@ class ReadThrough:
     ) -> None:
         """Call `then` with what `find` gives for this session. Until then, all that ask for the session wait.
 
+        While something else is asked about it, this waits for that in place of asking: else two would be under way,
+        and what one connection sends might wait for the second, then the first. `then` asks again if need be.
+
         Args:
             session_id: the session.
             find: asks the store.
             then: what waits for it.
             requester: as with `when_known`.
         """
-        if session_id in self._asking_more:
+        if session_id in self._asking_more or session_id in self._waiting:
             self._wait(session_id, [_Waiter(then, requester)])
             return
         self._asked = session_id

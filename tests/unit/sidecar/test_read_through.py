@@ -65,6 +65,25 @@ async def test_they_are_served_in_the_order_of_asking() -> None:
         await late
 
 
+async def test_they_are_served_in_that_order_though_the_store_is_asked_for_more_meanwhile() -> None:
+    """As by a claim that was shown an earlier read, while others have begun the next one."""
+    core = Core()
+    core.memory.put("a", LIVE, meta(host="other"))
+    core.memory.hold()
+    served: list[str] = []
+    core.read_through.when_known("a", lambda: served.append("sent first"))
+
+    async def found() -> None:
+        """The other answer comes at once."""
+
+    core.read_through.ask("a", found, lambda: served.append("claimed"))
+    core.read_through.when_known("a", lambda: served.append("sent second"))
+    await core.memory.called.wait()
+    core.memory.let_go()
+    await core.read_through.close()
+    assert served == ["sent first", "claimed", "sent second"]
+
+
 async def test_a_live_session_of_ours_becomes_hot() -> None:
     core = Core()
     core.memory.put("a", LIVE, meta(heartbeat_timeout_s=2.5, labels={"app": "x"}), 1)
