@@ -69,7 +69,7 @@ class Erasure:
             timeout_s: how long to wait for the store, seconds.
 
         Raises:
-            ConflictError: there is one of this id again.
+            ConflictError: there is one of this id again, here or in the store.
             StoreUnavailableError: store or journal could not be cleared of it.
         """
         self._commit()
@@ -90,6 +90,11 @@ class Erasure:
     async def _clear_store(self, session_id: str, wait_s: float) -> list[str]:
         if (await self._flush([session_id], wait_s))["unflushed"]:
             raise StoreUnavailableError("deleted, but the store has not taken the deletion yet; repeat this")
+        stored = await self._backend.read(session_id)
+        if stored is not None and stored.document is not None:  # the deletion came too late, or it was written back
+            raise ConflictError(
+                "the store has a session of this id: another host took it over, or it was written back"
+            )
         return await self._backend.erase(session_id, wait_s)
 
     def _check_deleted(self, session_id: str) -> None:

@@ -8,6 +8,7 @@ from callstate_client import MemoryStore, SessionState
 from callstate_client.errors import ConflictError, SessionNotFoundError
 from support.core import Core, FakeClient
 from support.core_harness import CoreHarness
+from support.stores import taken_over
 from support.verbs import refused, unjournaled
 
 
@@ -19,6 +20,17 @@ async def test_an_ended_call_is_deleted_and_may_be_erased_again(core: Core) -> N
     assert len(first["remains"]) == 2
     await refused(SessionNotFoundError, core, "session.load", session_id="a")
     assert await core.call("server.erase", session_id="a") == first
+    await core.writer.stop()
+
+
+async def test_a_call_that_another_host_has_by_now_is_not_said_to_be_erased(core: Core) -> None:
+    """It has stolen the call, of which this host learns when the store refuses the deletion, and gives that up."""
+    core.writer.start()
+    await core.save("a")
+    await core.call("server.flush")
+    await taken_over(core.memory)
+    with pytest.raises(ConflictError, match="the store has a session of this id"):
+        await core.call("server.erase", session_id="a", end=True)
     await core.writer.stop()
 
 
