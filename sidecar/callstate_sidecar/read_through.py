@@ -320,11 +320,11 @@ class ReadThrough:
 
     def _learn(self, reading: Reading, found: Session | Exception | None) -> None:
         """Make a session hot that is to stay, or else let requests be shown what was found; neither if it is
-        outdated."""
+        outdated, or the store has yet to be told that it is deleted."""
         ctx, session_id = self._ctx, reading.session_id
         if session_id in ctx.table.sessions:
             ctx.table.readings.outdate(session_id)
-        elif reading.outdated:
+        elif reading.outdated or session_id in ctx.table.tombstones.pending:
             return
         elif isinstance(found, Session) and self._is_to_stay(found):
             ctx.tx.admit(found)

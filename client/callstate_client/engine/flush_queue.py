@@ -209,6 +209,7 @@ class FlushQueue:
                 table.weigh(session)
         elif session_id not in table.dirty.marks:
             tombstone = table.tombstones.pop(session_id)
+            table.readings.outdate(session_id)  # what is read before, while nothing else tells of the deletion
             if tombstone is not None:  # journaled: written anew after a crash, it could hit a successor
                 self._tx.observed.append(RemovalRecord(session_id, version, tombstone.epoch, False))
 

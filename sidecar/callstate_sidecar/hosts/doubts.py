@@ -1,7 +1,7 @@
 """Sessions in doubt: the store may have them as live ones of this host, and they may not be hot.
 
-Nobody reaps such a session. So each is in doubt until it is hot, or the store has said that it is none of this
-host's, has ended, or is gone.
+Nobody reaps such a session. So each is in doubt until it is hot or deleted here, or the store has said that it is
+none of this host's, has ended, or is gone.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ class Doubts:
             await asyncio.gather(*map(self._settle, ids[start : start + READS_AT_ONCE]))
 
     async def _settle(self, session_id: str) -> None:
-        """Read a session, unless it is hot; whoever asks for it meanwhile waits. Without room it stays in doubt."""
-        if session_id not in self._ctx.table.sessions:
+        """Read a session, unless it is hot or was deleted; whoever asks for it meanwhile waits. Without room it
+        stays in doubt."""
+        table = self._ctx.table
+        if session_id not in table.sessions and session_id not in table.tombstones.pending:
             if self._ctx.room.is_full(self._ctx.limits):
                 return
             known: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

@@ -499,6 +499,27 @@ async def test_a_session_whose_deletion_was_written_while_it_was_read_stays_dele
     assert "a" not in core.table.sessions
 
 
+@pytest.mark.parametrize("is_written", [False, True], ids=["pending", "written"])
+async def test_a_read_that_begins_after_a_deletion_does_not_undo_it(is_written: bool) -> None:
+    """The store has the session until the deletion is written, and that may happen before what was read arrives."""
+    core = Core()
+    core.memory.put("a", LIVE, meta())
+    await core.call("session.delete", session_id="a")
+    core.memory.hold()
+    known = asyncio.Event()
+    core.read_through.when_known("a", known.set)  # waited for its turn to be read, since before the deletion
+    await core.memory.called.wait()
+    read, core.memory._gate = core.memory._gate, asyncio.Event()
+    core.memory.let_go()
+    if is_written:
+        await core.writer.write_round()
+    read.set()
+    await known.wait()
+    assert "a" not in core.table.sessions
+    await core.writer.write_round()
+    assert core.memory.rows["a"].document is None
+
+
 async def test_an_internal_fault_is_reported_and_not_cached(caplog: pytest.LogCaptureFixture) -> None:
     core = Core()
     core.memory.failure = lambda: ZeroDivisionError("oops")

@@ -158,6 +158,18 @@ async def test_what_was_taken_without_room_is_kept_once_there_is_some() -> None:
     assert not several.doubts.session_ids
 
 
+async def test_what_was_deleted_is_not_read_again() -> None:
+    """The store has it until the deletion is written."""
+    several = Several()
+    several.core.memory.put("a", LIVE, OURS)
+    await several.core.call("session.delete", session_id="a")
+    several.core.memory.reads.clear()
+    await several.doubts.settle(["a"])
+    assert not several.core.memory.reads
+    assert not several.doubts.session_ids
+    assert not several.core.table.sessions
+
+
 async def test_what_is_hot_is_in_doubt_no_longer() -> None:
     several = Several()
     await several.claim()
