@@ -14,7 +14,7 @@
     │   ├── ShuttingDownError       -32005  shutting_down
     │   ├── StoreUnavailableError   -32006  store_unavailable
     │   ├── OverloadedError         -32007  overloaded
-    │   ├── TooLargeError           -32008  too_large
+    │   ├── TooLargeError           -32008  too_large           .path
     │   ├── ForbiddenError          -32009  forbidden           .who, .what
     │   ├── NotDurableError         -32010  not_durable
     │   └── UnreadableError         -32011  unreadable          .version
@@ -222,6 +222,11 @@ class TooLargeError(WireError):
 
     code = -32008
     kind = "too_large"
+
+    @property
+    def path(self) -> str | None:
+        """The part of the request with too many values, as a JSONPath; None if it is the size that is too large."""
+        return self.data.get("path")
 
 
 class ForbiddenError(WireError):

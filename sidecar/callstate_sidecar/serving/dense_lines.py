@@ -103,7 +103,7 @@ class DenseLine:
                 return
             if marks.containers + marks.strings + marks.commas // 2 > MAX_VALUES:
                 values = f"{MAX_VALUES} objects, arrays, strings and other values"
-                self._end(TooLargeError(f"the line has more than {values}"))
+                self._end(TooLargeError(f"the line has more than {values}", path="$"))
                 return
             if monotonic() > until:
                 self._connection.queue.add(self)

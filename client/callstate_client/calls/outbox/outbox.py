@@ -271,7 +271,8 @@ class Outbox:
         if fatal:
             count, self._fatal = len(self), error
         refused = self._backlog.drop(count)
-        is_full = isinstance(error, TooLargeError) and refused[0].is_turn
+        # one with too many values has a path: it says nothing of the room that there is for others
+        is_full = isinstance(error, TooLargeError) and error.path is None and refused[0].is_turn
         if not (is_full and self._full):  # which was logged
             _log.warning("%d mutations of %s were refused: %s", count, self.session_id, error)
         if is_full:

@@ -222,7 +222,7 @@ def _check_unknown(before: _Members, after: _Members, path: str) -> None:
         return
     unknown, had = (sum(name not in _KNOWN for name in members) for members in (after, before))
     if unknown > max(HEAD_NAMES, had):
-        raise TooLargeError(f"more than {HEAD_NAMES} unknown members at {path}")
+        raise TooLargeError(f"more than {HEAD_NAMES} unknown members at {path}", path=path)
 
 
 def _fields(members: _Members) -> bytes:
@@ -245,7 +245,7 @@ def _patched_metrics(metrics: CallMetrics, patch: Any, path: str) -> CallMetrics
     patched = metrics_of(counters, joined_members(members))
     _check_unknown(metrics.unknown_members(), members, path)
     if len(patched.extra) > max(METRICS_BYTES, len(metrics.extra)):
-        raise TooLargeError(f"more than {METRICS_BYTES} bytes of unknown members at {path}")
+        raise TooLargeError(f"more than {METRICS_BYTES} bytes of unknown members at {path}", path=path)
     if len(patched.extra) > len(metrics.extra):
         check_parts(patched.extra, path, HEAD_PARTS)
     return patched

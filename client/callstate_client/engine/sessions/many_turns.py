@@ -72,7 +72,7 @@ def check_many(turns: bytes, path: str, first: int = 0) -> Generator[None, None,
         some = check_some(short, path, first + number)
         number += len(some)
         if number > MOST_TURNS:
-            raise TooLargeError(f"more than {MOST_TURNS} turns at {path}")
+            raise TooLargeError(f"more than {MOST_TURNS} turns at {path}", path=path)
         checked.append((piece, some))
         yield
     return checked

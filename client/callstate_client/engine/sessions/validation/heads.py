@@ -116,7 +116,7 @@ def _unknown(members: dict[str, Raw], path: str) -> dict[str, Raw]:
 
 def _check_number(extra: dict[str, Raw], path: str) -> None:
     if len(extra) > HEAD_NAMES:
-        raise TooLargeError(f"more than {HEAD_NAMES} unknown members at {path}")
+        raise TooLargeError(f"more than {HEAD_NAMES} unknown members at {path}", path=path)
 
 
 def check_fields(head: HeadFields, path: str) -> None:
@@ -174,7 +174,7 @@ def check_metrics(data: Raw | UnsetType, path: str) -> tuple[Counters, dict[str,
     extra = {name: value for name, value in members.items() if name not in documents.METRICS_NAMES}
     _check_number(extra, path)
     if len(data) > METRICS_BYTES and sum(map(len, extra)) + sum(map(len, extra.values())) > METRICS_BYTES:
-        raise TooLargeError(f"more than {METRICS_BYTES} bytes of unknown members at {path}")
+        raise TooLargeError(f"more than {METRICS_BYTES} bytes of unknown members at {path}", path=path)
     documents.refuse_shadows(members, documents.METRICS_NAMES, path)
     if extra:
         check_members(extra, path, 4)

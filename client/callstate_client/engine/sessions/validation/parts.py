@@ -123,5 +123,5 @@ def parts_in_steps(data: bytes | Raw, path: str, most: int) -> Generator[None]:
         return
     for marks in running_marks(text):
         if marks.parts > most:
-            raise TooLargeError(f"more than {most} objects, arrays and members at {path}")
+            raise TooLargeError(f"more than {most} objects, arrays and members at {path}", path=path)
         yield

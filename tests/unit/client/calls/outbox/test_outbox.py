@@ -205,6 +205,16 @@ async def test_a_full_session_says_so_once_and_can_be_made_smaller(
     assert [(await anext(told)).type for _ in range(2)] == ["session.full", "ended"]
 
 
+async def test_a_turn_with_too_many_values_does_not_make_a_session_full(store: FlakyStore) -> None:
+    async with store.hold(SessionState("c1")) as call:
+        with pytest.raises(TooLargeError, match="objects, arrays and members") as refused:
+            await call.add_turn("user", "1", extra={"odd": [{}] * 10_001})
+        assert refused.value.path == "$.params.turns"
+        assert call.full is None
+        await call.add_turn("user", "x" * 100_000)
+        await same(store, call)
+
+
 async def test_a_missing_session_is_not_waited_for(store: FlakyStore) -> None:
     with pytest.raises(SessionNotFoundError):
         async with store.hold(SessionState("c1")) as call:
