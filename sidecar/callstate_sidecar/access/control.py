@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
+from weakref import WeakSet
 
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.rules.context import Context
@@ -37,7 +38,8 @@ IDS_LOGGED: Final = 10
 """Session ids named in one line of the audit trail."""
 
 _SHOWING: Final = frozenset({"session.list", "session.list_active", "events.subscribe"})
-"""Verbs that show an operator the sessions of all users; that is noted with the first page."""
+"""Verbs that show an operator the sessions of all users; that is noted with the first page that a
+connection asks for, whatever its cursor."""
 
 _OFTEN: Final = frozenset({"server.flush"})
 """Operators' verbs that workers use as well where nothing is restricted, perhaps at the end of each call."""
@@ -59,6 +61,8 @@ class AccessControl:
         self._clock = clock
         self._refused: OrderedDict[int, tuple[float, int]] = OrderedDict()
         """By uid: when a refusal was logged, and how many there were since."""
+        self._pages: WeakSet[Caller] = WeakSet()
+        """Operators that have listed the sessions of all users: their further pages need no further note."""
 
     def apply(self, policy: Policy) -> None:
         """Follow these rules from now on."""
@@ -95,7 +99,7 @@ class AccessControl:
             if session is not None and session.facts.uid == caller.user.uid != UNKNOWN:
                 return None
             return self._admit_session(ctx, caller, method, params.session_id)
-        if method in _SHOWING and not getattr(params, "cursor", None):
+        if method in _SHOWING and not (getattr(params, "cursor", None) and caller in self._pages):
             return self._audit_of_all(caller, method)
         if need is Need.OPERATOR:
             return self._operate(caller, method, getattr(params, "session_id", ""))
@@ -191,6 +195,7 @@ class AccessControl:
         """What notes that an operator is shown the sessions of others."""
         if self.policy.share == "all" or not self.policy.is_operator(caller.user):
             return None
+        self._pages.add(caller)
         return self._audit(caller, method, [])
 
     def _audit(self, caller: Caller, method: str, session_ids: list[str]) -> Audit:

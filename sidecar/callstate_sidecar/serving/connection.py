@@ -111,7 +111,7 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_arrived", "_backlog", "_blocked", "_ended", "_group", "_loop", "_paused_reading",
+        "__weakref__", "_arrived", "_backlog", "_blocked", "_ended", "_group", "_loop", "_paused_reading",
         "_pending_bytes", "_queued", "_received_bytes", "_server", "_splitter", "ahead", "busy", "closing",
         "connected_at", "expected_bytes", "instance", "line_bytes", "member", "out", "out_bytes", "place",
         "queue", "resumed", "served_at", "told_timeout_s", "transport", "user", "waiting", "worker",

@@ -17,7 +17,7 @@ from callstate_client.engine.verbs.table import VERBS
 from callstate_client.errors import ForbiddenError
 from callstate_sidecar.access.control import MAX_USERS, REPEATED_S, AccessControl
 from callstate_sidecar.access.policy import Policy, Share
-from support.core import Core
+from support.core import Core, FakeClient
 from support.stores import down
 
 
@@ -137,6 +137,23 @@ async def test_an_operator_that_holds_a_call_is_noted_once(caplog: pytest.LogCap
         await core.turn("a")
         await core.call("session.heartbeat", session_id="a")
     assert logged(caplog, "operator_action") == ["operator action by uid 0, gid 0, worker w: session.claim a"]
+
+
+async def test_a_listing_that_begins_with_a_cursor_is_noted_too(caplog: pytest.LogCaptureFixture) -> None:
+    """One that an operator has made up, or has kept from another connection."""
+    core, _ = guarded()
+    caplog.set_level(logging.INFO)
+    core.caller = Caller(1001)
+    for name in "abc":
+        await core.save(name)
+    core.caller = FakeClient(core, user=User(0)).connection
+    page = await core.call("session.list", cursor="stream-1@0", limit=1)
+    assert len(logged(caplog, "operator_action")) == 1
+    await core.call("session.list", cursor=page["next_cursor"], limit=1)
+    assert len(logged(caplog, "operator_action")) == 1
+    core.caller = FakeClient(core, user=User(0)).connection
+    await core.call("session.list_active", cursor=page["next_cursor"])
+    assert len(logged(caplog, "operator_action")) == 2
 
 
 async def test_a_flush_of_everything_and_a_repair_are_noted_where_nothing_is_restricted_too(
