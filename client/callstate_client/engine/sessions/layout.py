@@ -6,7 +6,8 @@
 JSON allows the spaces, and Go reads them. So a turn can be written in place, for what it adds: the counters again
 within the room, and the turn over the closing brackets. Such a patch fits only the very bytes it was made for; it
 names the version that the store must have, and the store refuses it otherwise (`WriteOutcome.NOT_BASE`). Then the
-whole document is written, as it is the first time, after an amended turn, and when the head outgrows its room.
+whole document is written, as it is the first time, after an amended turn, when the head outgrows its room, and when
+a write that did not raise the version was not answered: no version tells what the store has then.
 """
 
 from __future__ import annotations
