@@ -149,25 +149,25 @@ class Reconciler:
             return True  # created again and deleted meanwhile: there is nothing left to write
         if stored is not None and meta is not None and meta.host != self._host_id:
             if meta.epoch >= tombstone.epoch:  # as above
-                self._give_up_deletion(session_id, stored, meta)
+                self.give_up_deletion(session_id, stored, meta.host)
             return True
         if meta is not None:
             version, epoch = max(tombstone.version, meta.version + 1), max(tombstone.epoch, meta.epoch)
             self._ctx.tx.raise_tombstone(session_id, Tombstone(version, epoch, tombstone.ops))
         return True
 
-    def _give_up_deletion(self, session_id: str, stored: StoredSession, meta: StoredMeta) -> None:
-        """Another host has the session, or has deleted it too."""
+    def give_up_deletion(self, session_id: str, stored: StoredSession, host: str) -> None:
+        """Another host has the session, as `stored`, or has deleted it too."""
         ctx = self._ctx
         ctx.tx.give_up_deletion(session_id)
-        if not meta.deleted:
+        if stored.meta is None or not stored.meta.deleted:
             log.error(
                 "deletion_too_late",
                 "session %s, deleted here, now belongs to host %s and lives on there",
                 session_id,
-                meta.host,
+                host,
                 session_id=session_id,
-                host=meta.host,
+                host=host,
             )
             theirs = placeholder_of(session_id, stored, self._host_id)  # its document does not matter
             ctx.events.note("fenced", ctx.now_us(), theirs, reason=SUPERSEDED)

@@ -240,6 +240,7 @@ class Transaction:
 
     def raise_tombstone(self, session_id: str, tombstone: Tombstone) -> None:
         """Raise the version of a deletion above that which the store turned out to have."""
+        self._table.readings.outdate(session_id)
         self._table.tombstones.put(session_id, tombstone)
         self.records.append(removal(session_id, tombstone, pending=True))
 

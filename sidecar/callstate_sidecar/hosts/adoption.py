@@ -148,7 +148,7 @@ class Adopter:
     async def _adopt_one(self, take: Take, stored: StoredSession, reading: Reading) -> None:
         """Make a session hot, unless it is, or is deleted in the store. If it was hot and is not any more, it is to
         be read again: it may be deleted by now. If it is hot as it was before it was lost to the dead host, which
-        nobody has noticed yet, that is set aside."""
+        nobody has noticed yet, that is set aside, and a deletion of that is given up."""
         ctx, session_id = self._ctx, take.session_id
         try:
             session = await in_turns(handoff.take_over(session_id, stored, self._host_id, HOST_LOST))
@@ -167,5 +167,8 @@ class Adopter:
         elif reading.outdated:
             return
         self._in_doubt.discard(session_id)
+        deletion = ctx.table.tombstones.pending.get(session_id)
+        if session is not None and deletion is not None and deletion.epoch < session.facts.epoch:
+            self._reconciler.give_up_deletion(session_id, stored, take.host)
         if session is not None and session_id not in ctx.table.sessions:
             handoff.adopt(ctx, session, stored.meta.owner if stored.meta is not None else "")

@@ -39,8 +39,9 @@ class Registry:
         self.document = LIVE
 
     async def take(self, takes: Sequence[Take]) -> list[Taken]:
-        """It is this host's then."""
+        """It is this host's then; the reply comes in the next turn of the loop."""
         self._core.memory.put("a", self.document, OURS)
+        await asyncio.sleep(0)
         if self.cut:
             raise down()
         return [Taken(TakeOutcome.TAKEN, StoredSession(self.document, OURS)) for _ in takes]
@@ -130,6 +131,42 @@ async def test_a_dead_hosts_session_counts_more_than_what_was_lost_to_that_host(
     assert core.memory.rows["a"].document == TURN
     assert core.session("a").facts.orphan == "host_lost"
     assert len(core.table.set_aside.of("a")) == 1
+
+
+async def test_a_deletion_of_what_a_dead_host_had_is_given_up_when_that_is_adopted() -> None:
+    """It was of a session that was begun here under the same id, while the store was away."""
+    several = Several()
+    core = several.core
+    core.memory.failure = down
+    await core.save("a")
+    await core.call("session.delete", session_id="a")
+    core.memory.failure = None
+    assert await several.adopter.adopt({"a": Possession("host-2", 1, "live")}) == 1
+    assert core.session("a").facts.orphan == "host_lost"
+    assert not core.table.tombstones.pending
+    assert core.replayed().sessions.keys() == {"a"}
+    for _ in range(3):
+        await core.writer.write_round()
+    assert core.memory.rows["a"].document == LIVE
+
+
+async def test_a_deletion_that_the_store_is_told_of_during_the_adoption_counts() -> None:
+    """The store said that the session is this host's already, and the deletion was raised above it."""
+    several = Several()
+    core = several.core
+    core.memory.failure = down
+    await core.save("a")
+    await core.call("session.delete", session_id="a")
+    core.memory.failure = None
+    ((write, since),) = core.queue.take(HOST, 1, 1)
+    adoption = asyncio.ensure_future(several.adopter.adopt({"a": Possession("host-2", 1, "live")}))
+    await asyncio.sleep(0)
+    Reconciler(core.ctx, HOST, core.metrics).settle(write, StoredSession(LIVE, OURS), None)
+    core.queue.retry(write, since)
+    await adoption
+    assert "a" not in core.table.sessions
+    await core.writer.write_round()
+    assert core.memory.rows["a"].document is None
 
 
 async def test_a_start_finds_its_sessions_though_the_store_fails_in_between() -> None:
