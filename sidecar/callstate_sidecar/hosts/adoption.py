@@ -13,7 +13,7 @@ from typing import Final
 from callstate_client.engine.reasons import HOST_LOST
 from callstate_client.engine.rules import handoff
 from callstate_client.engine.rules.context import Context
-from callstate_client.engine.sessions.stored import ENDED, StoredSession
+from callstate_client.engine.sessions.stored import ENDED, StoredSession, StoreError
 from callstate_client.engine.table.readings import Reading
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.journal import PartsLog
@@ -127,17 +127,21 @@ class Adopter:
         return len(ctx.table.sessions) + TAKES_AT_ONCE <= limits.sessions
 
     async def _adopt_some(self, takes: Sequence[Take]) -> int:
-        readings, doubted = self._ctx.table.readings, {take.session_id for take in takes} - self._in_doubt
+        readings = self._ctx.table.readings
         begun = [readings.begin(take.session_id) for take in takes]
-        self._in_doubt |= doubted  # until all that was given is hot
         adopted = 0
         try:
-            for take, taken, reading in zip(takes, await self._registry.take(takes), begun, strict=True):
+            given = [*zip(takes, await self._registry.take(takes), begun, strict=True)]
+            self._in_doubt.update(each.session_id for each, taken, _ in given if taken.stored is not None)
+            for take, taken, reading in given:
                 if taken.outcome is TakeOutcome.TAKEN and taken.stored is not None:
                     adopted += 1
                     await self._adopt_one(take, taken.stored, reading)
-                elif take.session_id in doubted:
-                    self._in_doubt.discard(take.session_id)
+        except StoreError:
+            for take in takes:
+                readings.outdate(take.session_id)  # what was read before does not settle the doubt
+                self._in_doubt.add(take.session_id)
+            raise
         finally:
             for reading in begun:
                 readings.let_go(reading)

@@ -13,7 +13,7 @@ from functools import partial
 from callstate_client.engine.interfaces import NotOurs
 from callstate_client.engine.rules import handoff
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import StoreRefusingError
+from callstate_client.engine.sessions.stored import StoreError, StoreRefusingError
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough, in_time
@@ -67,9 +67,13 @@ class Takeovers:
         self._check()
         session_id = theirs.session_id
         take = Take(session_id, theirs.host, theirs.epoch, theirs.owner, theirs.force, theirs.revive)
-        self._in_doubt.add(session_id)  # the reply may be lost, or there may be no room any more
-        (taken,) = await in_time(self._registry.take([take]))
+        try:
+            (taken,) = await in_time(self._registry.take([take]))
+        except StoreError:
+            self._in_doubt.add(session_id)
+            raise
         if taken.outcome is TakeOutcome.TAKEN and taken.stored is not None:
+            self._in_doubt.add(session_id)  # there may be no room for it any more
             self._metrics.count("sessions_taken")
             log.info(
                 "session_taken_over", "session %s was taken over from host %s: %s", session_id, theirs.host,
