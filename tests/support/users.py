@@ -60,7 +60,7 @@ class User:
                 theirs.send(_READY)
                 _connect_on_request(theirs)
             except OSError as error:
-                theirs.send(f"{error}, with {len([*Path('/proc/self/task').iterdir()])} threads".encode())
+                theirs.send(str(error).encode())
             finally:
                 os._exit(0)
         theirs.close()
@@ -108,6 +108,8 @@ def _become(uid: int, gid: int, groups: Sequence[int], *, as_root: bool) -> None
 
 def _enter_namespace(uid: int, gid: int) -> None:
     """As `unshare --user --map-root-user` does; raises OSError where the kernel forbids it."""
+    while len([*Path("/proc/self/task").iterdir()]) > 1:  # which the kernel would refuse
+        os.sched_yield()  # OpenTelemetry, once imported, starts threads in each forked child, and waits for them
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: after a change of user our own /proc/self is root's
     if libc.unshare(_CLONE_NEWUSER):
