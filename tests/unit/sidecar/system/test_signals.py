@@ -10,17 +10,20 @@ import pytest
 
 from callstate_sidecar.system.exits import Exit
 
-BUSY = """
+BUSY = r"""
 import asyncio, os
 from callstate_sidecar.system.signals import Signals
 
+def say(what, name):  # unbuffered: a second signal may come before the first line is quite out
+    os.write(1, f"{what} {name}\n".encode())
+
 async def main():
     def stop(name):
-        print("stop", name, flush=True)
+        say("stop", name)
         os.read(0, 1)  # as a checkpoint of the stop keeps the loop busy
 
     loop = asyncio.get_running_loop()
-    Signals().serve(loop.call_soon_threadsafe, stop, lambda name: print("at once", name, flush=True), print)
+    Signals().serve(loop.call_soon_threadsafe, stop, lambda name: say("at once", name), print)
     print("serving", flush=True)
     await asyncio.Event().wait()
 
