@@ -19,6 +19,7 @@ from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.watch import WATCHED_HOSTS
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.redis import RedisBackend
@@ -133,7 +134,8 @@ async def adopt(registry: HostRegistry, directory: Path) -> tuple[int, float]:
     journal.replay(lambda _: None)
     journal.start()
     server = Server(engine, journal, metrics, config.limits)
-    adopter = Adopter(registry, engine.ctx, server.group.commit, "new", "instance", set(), metrics)
+    reconciler = Reconciler(engine.ctx, "new", metrics)
+    adopter = Adopter(registry, engine.ctx, reconciler, server.group.commit, "new", "instance", set(), metrics)
     longest_s = 0.0
 
     async def watch() -> None:
