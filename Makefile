@@ -91,6 +91,7 @@ lint: $(DEV_STAMP) ## ruff, mypy, pyright, and whether generated files are curre
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/pyright
+	@$(BIN)/pyright -p tests
 	@$(BIN)/python scripts/lock.py --check
 	@$(BIN)/python scripts/blocking_front.py --check
 	@$(BIN)/python scripts/manual.py --check

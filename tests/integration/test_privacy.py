@@ -141,7 +141,7 @@ def faults(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple
             yield from faults(member, (*path, name))
 
 
-def replaced(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     """A copy of params with another value in one place."""
     if not path:
         return new

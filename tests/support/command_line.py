@@ -15,7 +15,7 @@ import sys
 import termios
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from callstate_client import CallStore, SessionState, connect
 from support.daemon import Daemon
@@ -62,8 +62,9 @@ def on_a_terminal(
     """What a command wrote to the stream that was a terminal, and to its other, a pipe; `look` sees it grow."""
     ours, theirs = pty.openpty()
     other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    streams: dict[str, Any] = {stream: theirs, other: subprocess.PIPE}
     seen = b""
-    with subprocess.Popen(argv, env=environ, **{stream: theirs, other: subprocess.PIPE}) as process:
+    with subprocess.Popen(argv, env=environ, **streams) as process:
         os.close(theirs)
         with contextlib.suppress(OSError):  # EIO: nobody has the other side open any more
             while chunk := os.read(ours, 65536):

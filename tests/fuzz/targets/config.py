@@ -29,7 +29,8 @@ def check(data: bytes) -> None:
     path = _directory() / "callstate.toml"
     path.write_bytes(text)
     words = [part.decode("utf-8", "surrogateescape") for part in rest]  # as the operating system passes them
-    environ = dict(word.partition("=")[::2] for word in words if word.startswith("CALLSTATE_"))
+    named = (word.partition("=") for word in words if word.startswith("CALLSTATE_"))
+    environ = {name: value for name, _, value in named}
     settings = [f"--set={word}" for word in words if not word.startswith("CALLSTATE_")]
     error = io.StringIO()
     try:

@@ -387,7 +387,8 @@ async def test_so_many_sessions_are_read_at_a_time_and_no_more() -> None:
         return active_ids(cursor)
 
     core.memory.active_ids = search  # type: ignore[assignment,method-assign]
-    wanted = [asyncio.ensure_future(reads.active_ids()) for _ in range(3 * SEARCHES_AT_ONCE)]
+    wanted: list[asyncio.Future[Any]] = []
+    wanted += [asyncio.ensure_future(reads.active_ids()) for _ in range(3 * SEARCHES_AT_ONCE)]
     wanted += [asyncio.ensure_future(reads.read(f"s{number}")) for number in range(3 * READS_AT_ONCE)]
     for _ in range(3):
         await asyncio.sleep(0)

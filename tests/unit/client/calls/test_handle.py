@@ -231,7 +231,7 @@ async def test_a_bad_mutation_is_refused_at_once(store: FlakyStore) -> None:
         with pytest.raises(ConflictError):
             call.amend_last_turn(content="x")
         with pytest.raises(InvalidParamsError):
-            call.update(history=[])
+            call.update(history=[])  # pyright: ignore[reportCallIssue]
         with pytest.raises(DocumentError):
             call.update(status=7)
         with pytest.raises(DocumentError):
