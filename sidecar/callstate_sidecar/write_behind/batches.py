@@ -74,6 +74,8 @@ class Batches:
         self.retry_away = self._away.retry_due
         self._breaks = 0
         """Connections broken by batches one after the other."""
+        self._chances = 1
+        """So many of these may be chance: two if the batch was repeated at once, as a bad line breaks that too."""
         self._culprits: set[str] = set()
         """Sessions that the store did not answer, each sent alone, since it last took any."""
 
@@ -100,7 +102,7 @@ class Batches:
         other_state = await self._outcomes.apply(batch, results, self._away)
         if self._limit.is_searching:
             self._limit.clear(write.session_id for write, _ in batch)
-        self._breaks = 0
+        self._breaks, self._chances = 0, 1
         self._culprits.clear()
         self._store.succeeded()
         self._metrics.count("store_batches")
@@ -165,13 +167,15 @@ class Batches:
 
     async def _not_answered(self, batch: list[tuple[Write, float]], error: StoreError) -> int | None:
         """A batch failed: find out whether because of the store or of a session. Returns as `write`."""
-        is_up, is_first = False, self._is_first_break(error)
-        # an idle connection may have ended unnoticed; any other failure counts as the store's if it is the first
-        is_asked = isinstance(error, StoreBrokenError if is_first else StoreDownError | StoreBugError)
+        is_up, may_be_chance = False, self._may_be_chance(error)
+        if may_be_chance:  # an idle connection may have ended unnoticed: then the batch is sent again at once
+            is_asked = self._breaks == 1 and isinstance(error, StoreBrokenError)
+        else:
+            is_asked = isinstance(error, StoreDownError | StoreBugError)
         try:
             is_up = is_asked and await self._answers()
         finally:
-            guilty = is_up and not is_first
+            guilty = is_up and not may_be_chance
             session_ids = [write.session_id for write, _ in batch]
             known = self._culprits.union(session_ids)
             suspected = len(batch) == 1 and self._is_suspected(session_ids[0])
@@ -183,7 +187,8 @@ class Batches:
         if not is_up:
             self._store.failed(error)
             return None
-        if is_first:
+        if may_be_chance:
+            self._chances = 2
             return 0
         if is_culprit:
             self._culprits = known
@@ -203,12 +208,12 @@ class Batches:
         """Whether it was not answered before. Once may be a stall of the store that was over by the ping."""
         return session_id in self._limit.suspects or session_id in self._queue.table.quarantined
 
-    def _is_first_break(self, error: StoreError) -> bool:
-        """Whether a connection broke, which may be chance once."""
+    def _may_be_chance(self, error: StoreError) -> bool:
+        """Whether a connection broke for which no session is to blame, as far as is known."""
         if not isinstance(error, StoreDownError) or isinstance(error, StoreTimeoutError):
             return False
         self._breaks += 1
-        return self._breaks == 1 and not self._limit.is_searching
+        return self._breaks <= self._chances and not self._limit.is_searching
 
     async def _answers(self) -> bool:
         """Whether the store answers, although a batch was not answered."""
