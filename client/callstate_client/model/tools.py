@@ -81,7 +81,7 @@ def as_json_text(value: object) -> str:
     try:
         return msgspec.json.encode(value).decode()
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-        raise DocumentError(f"arguments and results of tools must be JSON:  {error}") from error
+        raise DocumentError(f"arguments and results of tools must be JSON: {error}") from error
 
 
 def tool_calls_of(turn: Turn) -> list[ToolCall]:

@@ -77,7 +77,7 @@ def read_manifest(directory: Path) -> Manifest | None:
             raise JournalFormatError(path, f"has format {version}, and this callstated reads up to {VERSION}")
         return _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise JournalDamagedError(path, 0, f"it is not a manifest:  {error}") from error
+        raise JournalDamagedError(path, 0, f"it is not a manifest: {error}") from error
 
 
 def journal_host(directory: Path) -> str:

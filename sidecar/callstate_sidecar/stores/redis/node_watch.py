@@ -107,7 +107,7 @@ class NodeWatch:
         """Forget those that are no primaries any more."""
         for node in {*self._away} - {*primaries}:
             del self._away[node]
-            log.info("store_part_moved", "another node now serves the slots of  %s:%d", *node)
+            log.info("store_part_moved", "another node now serves the slots of %s:%d", *node)
 
     async def close(self) -> None:
         """Ping no more."""
