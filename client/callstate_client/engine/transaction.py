@@ -79,7 +79,7 @@ class Transaction:
         self.size_bytes = 0
         """Of the documents and turns in the records: what makes them long."""
         self.observed: list[Record] = []
-        """Observations to be journaled as well, which hold whether or not they are: not part of any group."""
+        """Observations to be journaled in front of the group, and which hold whether or not they are."""
         self.after_rollback: list[Callable[[NotDurableError], None]] = []
         """The replies of the group, in order: called with the reason for a rollback once everything is undone. They
         may open another group."""

@@ -184,26 +184,39 @@ class GroupCommit:
             await self._gate.close()
 
     def commit(self) -> None:
-        """Write the open group to the journal, or roll it back if that fails; then publish the events."""
+        """Write the open group to the journal, or roll it back if that fails; then publish the events.
+
+        Facts, which are never rolled back, are written in front of it and by the same write: one that was journaled
+        after a group that came later, as that a deletion has reached the store behind a new session of the same id,
+        would undo that in a replay. If there is no room for them, they are written with the next group.
+        """
         tx = self._tx
-        if tx.observed:
-            self._write_facts()
-        while group := tx.records:  # repeated if a request that was run again makes a change this time
+        while tx.records or tx.observed:  # repeated if a request that was run again makes a change this time
             try:
                 if self._journal is not None:
-                    self._journal.append(group)
+                    self._journal.append([*tx.observed, *tx.records] if tx.observed else tx.records)
             except Exception as error:  # noqa: BLE001 - bugs too: a group left open would block all clients
-                self._roll_back(error)
+                if tx.records:
+                    self._roll_back(error)
+                else:
+                    self._refuse(error)
+                if not tx.records:
+                    break
             else:
+                if tx.observed:
+                    tx.observed = []
                 if self._refusing:
                     self._refused(False)
                 tx.commit()
         if not tx.is_empty:
             tx.commit()
+        if self._ctx.events.has_news:
+            self._publish()
+
+    def _publish(self) -> None:
+        """Send the events; also at the end of a turn without changes."""
         events = self._ctx.events
-        if not events.has_news:
-            return
-        cut_off = events.publish(self.pending_reply_bytes)  # also at the end of a turn without changes
+        cut_off = events.publish(self.pending_reply_bytes)
         if events.behind:
             self._catch_up_soon()
         if cut_off:
@@ -221,17 +234,6 @@ class GroupCommit:
         self._ctx.events.catch_up()
         if self._ctx.events.behind:
             self._catch_up_soon()
-
-    def _write_facts(self) -> None:
-        """Write what is not a change and never rolled back; if that fails, at the end of the next turn."""
-        try:
-            if self._journal is not None:
-                self._journal.append(self._tx.observed)
-        except Exception as error:  # noqa: BLE001 - as for a group
-            self._refuse(error)
-        else:
-            self._tx.observed = []
-            self._refused(False)
 
     def _refused(self, refusing: bool) -> None:
         if refusing is not self._refusing:

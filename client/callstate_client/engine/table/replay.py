@@ -110,9 +110,6 @@ def _set_aside(table: SessionTable, record: SetAsideRecord) -> None:
 
 def _removal(table: SessionTable, record: RemovalRecord) -> None:
     session_id, tombstones = record.session_id, table.tombstones
-    later = tombstones.pending.get(session_id)
-    if later is not None and record.version < later.version:
-        return  # what the store was known to have, journaled late
     table.drop(session_id)
     tombstone = Tombstone(record.version, record.epoch, {done.op: done.result for done in record.ops})
     if record.pending:

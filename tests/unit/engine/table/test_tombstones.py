@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from callstate_client.engine.sessions.records import RemovalRecord, decode_record, encode_record
+from callstate_client.engine.sessions.records import decode_record, encode_record
 from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
 from callstate_client.engine.table.replay import snapshot
@@ -124,16 +124,6 @@ def test_a_deletion_that_is_rolled_back_is_in_no_checkpoint() -> None:
     for record in harness.snapshot():
         replayed.replay(record)
     assert replayed.table.sessions.keys() == {"a"}
-
-
-def test_a_deletion_that_the_store_has_does_not_end_a_later_one() -> None:
-    """It may be journaled after that, if the disk was full before."""
-    harness = TableHarness()
-    harness.replay(RemovalRecord("a", 9, 0, pending=True))
-    harness.replay(RemovalRecord("a", 5, 0, pending=False))
-    assert harness.table.tombstones.pending["a"].version == 9
-    harness.replay(RemovalRecord("a", 9, 0, pending=False))
-    assert not harness.table.tombstones.pending
 
 
 def test_of_a_deletion_that_is_rolled_back_no_result_is_kept() -> None:
