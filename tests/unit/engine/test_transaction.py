@@ -77,14 +77,20 @@ def test_the_rollback_of_a_claim_restores_the_order_of_orphans() -> None:
     assert [*harness.table.index.orphans] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("how", ["lifted", "deleted"])
-def test_a_rollback_restores_the_order_of_suspects(how: str) -> None:
+def suspects() -> TableHarness:
+    """Three of them, committed."""
     harness = TableHarness()
     for name in "abc":
         session = harness.create(name)
         session.suspected = "heartbeat_timeout"
         harness.watch(session)
     harness.tx.commit()
+    return harness
+
+
+@pytest.mark.parametrize("how", ["lifted", "deleted"])
+def test_a_rollback_restores_the_order_of_suspects(how: str) -> None:
+    harness = suspects()
     suspect = harness.table.sessions["a"]
     if how == "lifted":
         harness.tx.change(suspect)
@@ -100,12 +106,7 @@ def test_a_rollback_restores_the_order_of_suspects(how: str) -> None:
 
 
 def test_a_rollback_restores_the_place_of_a_suspect_that_only_changed() -> None:
-    harness = TableHarness()
-    for name in "abc":
-        session = harness.create(name)
-        session.suspected = "heartbeat_timeout"
-        harness.watch(session)
-    harness.tx.commit()
+    harness = suspects()
     harness.add_turn(harness.table.sessions["b"])
     harness.rollback()
     assert [*harness.liveness.suspects] == ["a", "b", "c"]

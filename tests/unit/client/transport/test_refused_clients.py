@@ -110,15 +110,26 @@ def peer(short_dir: Path, behaviour: Behaviour) -> Iterator[Refusing]:
     peer.stop()
 
 
+def attempts_of(peer: Refusing) -> Iterator[None]:
+    """Let a client try for FOR_S, and count how often it connects: often enough, if the machine does not pause."""
+    for _ in range(3):
+        peer.connects = 0
+        yield
+        assert peer.connects <= MOST_CONNECTS
+        if peer.connects >= 4:
+            return
+    pytest.fail(f"{peer.connects} attempts")
+
+
 on_connecting = pytest.mark.parametrize("behaviour", [refuse, hang_up], indirect=True)
 after_the_handshake = pytest.mark.parametrize("behaviour", [greet_and_refuse, greet_and_hang_up], indirect=True)
 
 
 @on_connecting
 async def test_connecting_is_tried_less_and_less_often(peer: Refusing) -> None:
-    with pytest.raises(NoDaemonError) as caught:
-        await connect(peer.path, wait_s=FOR_S, register=False)
-    assert 2 <= peer.connects <= MOST_CONNECTS
+    for _ in attempts_of(peer):
+        with pytest.raises(NoDaemonError) as caught:
+            await connect(peer.path, wait_s=FOR_S, register=False)
     assert caught.value.refused is (peer.behaviour is refuse)
 
 
@@ -135,9 +146,9 @@ async def test_a_timer_that_rings_early_does_not_mean_more_attempts(
 
 @on_connecting
 def test_connecting_is_tried_less_and_less_often_in_the_blocking_front(peer: Refusing) -> None:
-    with pytest.raises(NoDaemonError) as caught:
-        sync.connect(peer.path, wait_s=FOR_S)
-    assert 2 <= peer.connects <= MOST_CONNECTS
+    for _ in attempts_of(peer):
+        with pytest.raises(NoDaemonError) as caught:
+            sync.connect(peer.path, wait_s=FOR_S)
     assert caught.value.refused is (peer.behaviour is refuse)
 
 
@@ -159,12 +170,12 @@ def test_a_request_is_tried_less_and_less_often_in_the_blocking_front(peer: Refu
 
 @pytest.mark.parametrize("behaviour", [refuse, hang_up, subscribe_and_hang_up], indirect=True)
 async def test_a_subscription_is_tried_less_and_less_often(peer: Refusing) -> None:
-    events = EventStream([Candidate(str(peer.path), "the test")])
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(FOR_S):
-            await anext(events)
-    assert 2 <= peer.connects <= MOST_CONNECTS
-    events.close()
+    for _ in attempts_of(peer):
+        events = EventStream([Candidate(str(peer.path), "the test")])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FOR_S):
+                await anext(events)
+        events.close()
 
 
 @pytest.mark.parametrize("behaviour", [refuse], indirect=True)

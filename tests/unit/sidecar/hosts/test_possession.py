@@ -133,14 +133,20 @@ async def test_a_dead_hosts_session_counts_more_than_what_was_lost_to_that_host(
     assert len(core.table.set_aside.of("a")) == 1
 
 
-async def test_a_deletion_of_what_a_dead_host_had_is_given_up_when_that_is_adopted() -> None:
-    """It was of a session that was begun here under the same id, while the store was away."""
+async def begun_and_deleted() -> Several:
+    """A session was begun here and deleted while the store, which has another host's of this id, was away."""
     several = Several()
     core = several.core
     core.memory.failure = down
     await core.save("a")
     await core.call("session.delete", session_id="a")
     core.memory.failure = None
+    return several
+
+
+async def test_a_deletion_of_what_a_dead_host_had_is_given_up_when_that_is_adopted() -> None:
+    several = await begun_and_deleted()
+    core = several.core
     assert await several.adopter.adopt({"a": Possession("host-2", 1, "live")}) == 1
     assert core.session("a").facts.orphan == "host_lost"
     assert not core.table.tombstones.pending
@@ -152,12 +158,8 @@ async def test_a_deletion_of_what_a_dead_host_had_is_given_up_when_that_is_adopt
 
 async def test_a_deletion_that_the_store_is_told_of_during_the_adoption_counts() -> None:
     """The store said that the session is this host's already, and the deletion was raised above it."""
-    several = Several()
+    several = await begun_and_deleted()
     core = several.core
-    core.memory.failure = down
-    await core.save("a")
-    await core.call("session.delete", session_id="a")
-    core.memory.failure = None
     ((write, since),) = core.queue.take(HOST, 1, 1)
     adoption = asyncio.ensure_future(several.adopter.adopt({"a": Possession("host-2", 1, "live")}))
     await asyncio.sleep(0)
