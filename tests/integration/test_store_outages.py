@@ -109,16 +109,19 @@ async def cold(store: SidecarStore) -> None:
 
 
 async def gone(path: Path, *, is_gone: bool) -> None:
-    """Put a directory in the place of an SQLite file, which can't be opened then; or put the file back."""
+    """Make an SQLite file one that can't be opened, by a link to a directory in its place; or put the file back.
+
+    Each is one rename: at no moment is the path free, or the daemon could make a new file there.
+    """
 
     def swap() -> None:
-        aside = path.with_name("aside")
+        aside, link = path.with_name("aside"), path.with_name("link")
         if is_gone:
-            path.rename(aside)
-            path.mkdir()
+            aside.hardlink_to(path)
+            link.symlink_to(path.parent, target_is_directory=True)
+            link.replace(path)
         else:
-            path.rmdir()
-            aside.rename(path)
+            aside.replace(path)
 
     await asyncio.to_thread(swap)
 
