@@ -306,7 +306,11 @@ def connect(
             next two.
         ConflictError: another live process is registered under this worker id; `owner` is the id.
         UnsupportedProtocolError: the daemon speaks another version of the protocol.
+        ValueError: one of the durations is negative, or not a number.
     """
+    validation.check_waits(
+        wait_s=wait_s, timeout_s=timeout_s, stall_timeout_s=stall_timeout_s, close_timeout_s=close_timeout_s
+    )
     return _Connecting(
         lambda: SidecarStore(
             socket,

@@ -276,6 +276,17 @@ def checked_seconds(value: Any, path: str, most: int) -> float:
     return float(value) if isinstance(value, float) else int(value)
 
 
+def check_waits(**seconds: float) -> None:
+    """Check how long a client is to wait, each duration under the name of its argument.
+
+    Raises:
+        ValueError: one is negative, or not a number.
+    """
+    for name, value in seconds.items():
+        if not value >= 0:  # false of NaN too
+            raise ValueError(f"{name} is {value}: expected 0 seconds or more")
+
+
 def check_detail(detail: bytes) -> None:
     """Check the detail of an end, as JSON.
 

@@ -276,5 +276,7 @@ def connect(
         InvalidParamsError: this is not a worker id, or not one that the daemon accepts. At once, as the next two.
         ConflictError: another live process is registered under this worker id.
         UnsupportedProtocolError: the daemon speaks another version of the protocol.
+        ValueError: one of the durations is negative, or not a number.
     """
+    validation.check_waits(wait_s=wait_s, timeout_s=timeout_s)
     return Store(socket, wait_s, timeout_s, worker_id, before_send, telemetry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from callstate_client import (
     TooLargeError,
     UnsupportedProtocolError,
     connect,
+    sync,
 )
 from callstate_client.errors import FencedError, OverloadedError, WireError
 from callstate_client.transport.pending import OPS_REMEMBERED
@@ -395,6 +397,15 @@ async def test_an_invalid_worker_id_is_refused_without_a_daemon(
 ) -> None:
     with pytest.raises(InvalidParamsError, match="not a worker id"):
         await connect(short_dir / "nobody", worker_id, wait_s=3600, register=register)
+
+
+@pytest.mark.parametrize("seconds", [math.nan, -1])
+@pytest.mark.parametrize("name", ["wait_s", "timeout_s", "stall_timeout_s", "close_timeout_s"])
+def test_a_duration_that_is_none_is_refused(name: str, seconds: float) -> None:
+    fronts = (connect, sync.connect) if name in ("wait_s", "timeout_s") else (connect,)
+    for front in fronts:
+        with pytest.raises(ValueError, match=f"{name} is {seconds}"):
+            front(**{name: seconds})
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.kind)
