@@ -34,6 +34,10 @@ pytestmark = pytest.mark.system
 on_uvloop = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop of the test; the daemons' is uvloop anyway
 
 LEASE = ("--set", "store.host_lease_s=1", "--set", "store.timeout_s=0.5")
+RIVALS = ("--set", "store.host_lease_s=8")
+"""For two daemons with one host id: the later one takes the lease if the counter stands still for half of this, as
+it would beside a daemon that a busy machine pauses for as long."""
+
 STORE_AWAY = "the store is (down|refusing)"
 PREFIX = "voicesession:"
 
@@ -127,7 +131,8 @@ async def test_a_lease_is_raised_as_long_as_its_daemon_lives(hosts: Hosts) -> No
 
 @on_uvloop
 async def test_a_second_live_daemon_with_the_same_host_id_refuses_to_start(hosts: Hosts) -> None:
-    first, second = hosts.add("one"), hosts.add("one", expect="another callstated with host id one")
+    first = hosts.add("one", *RIVALS)
+    second = hosts.add("one", *RIVALS, expect="another callstated with host id one")
     await first.in_thread("start")
     second.launch()
     assert second.process is not None
@@ -151,8 +156,8 @@ async def test_of_two_that_started_without_the_store_the_later_stops_and_has_wri
     hosts: Hosts, forgets: bool
 ) -> None:
     """Both have a call of the same id, as a cloned machine has."""
-    first = hosts.add("one", expect="lost data" if forgets else "")
-    second = hosts.add("one", expect="another callstated")
+    first = hosts.add("one", *RIVALS, expect="lost data" if forgets else "")
+    second = hosts.add("one", *RIVALS, expect="another callstated")
     await first.in_thread("start")
     async with connect(first.socket, worker_id="w1") as here:
         await here.save(SessionState("c1", status="active"))
