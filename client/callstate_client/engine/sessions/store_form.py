@@ -122,7 +122,8 @@ def session_in_steps(session_id: str, stored: StoredSession, host_id: str) -> Ge
         session.doc.replace_pieces(pieces)
     else:
         session.doc.replace_history(parts.history, parts.turn_count)
-    session.beat_us = max(session.doc.updated_us, min(stored.beat_ms * 1000, MAX_US))
+    if stored.beat_ms > 0:  # 0: none; a document may be older than 1970, as one with Go's zero time
+        session.beat_us = max(session.doc.updated_us, min(stored.beat_ms * 1000, MAX_US))
     if stored.tombstone and 0 < _created_us(session) <= stored.tombstone:
         return None  # other software wrote back what it had read before the deletion
     _take_meta(session, stored.meta, host_id)

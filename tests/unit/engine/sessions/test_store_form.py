@@ -100,6 +100,23 @@ def test_a_heartbeat_beyond_the_year_9999_is_bounded() -> None:
     json.loads(back.doc.to_json(back.updated_us))
 
 
+@pytest.mark.parametrize("updated", ["0001-01-01T00:00:00Z", "0000-02-29T00:00:00Z", "1969-12-31T23:59:59.5+01:00"])
+def test_a_time_before_1970_is_not_later_than_itself_without_a_heartbeat(updated: str) -> None:
+    document = b'{"id":"a","updated_at":"%b"}' % updated.encode()
+    back = session_of("a", StoredSession(document, None, 0), HOST)
+    assert back is not None
+    assert json.loads(back.doc.to_json(back.updated_us))["updated_at"] == updated
+    beaten = session_of("a", StoredSession(document, None, 1000), HOST)
+    assert beaten is not None
+    assert json.loads(beaten.doc.to_json(beaten.updated_us))["updated_at"] == "1970-01-01T00:00:01Z"
+
+
+def test_a_document_that_does_not_say_when_it_was_changed_has_the_zero_time() -> None:
+    back = session_of("a", StoredSession(b'{"id":"a"}', None, 0), HOST)
+    assert back is not None
+    assert json.loads(back.doc.to_json(back.updated_us))["updated_at"] == "0001-01-01T00:00:00Z"
+
+
 DELETED_US = 1_767_225_600_000_000  # 2026-01-01
 
 
