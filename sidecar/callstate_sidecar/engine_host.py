@@ -129,6 +129,8 @@ class DaemonHost:
                         size = len(found.document or b"")
                         with suppress(UnreadableError):
                             session = await in_turns(session_in_steps(session_id, found, host_id))
+                    if session is not None:
+                        self._engine.table.add_unflushed_beat(session)
                     if not show(session_id, session, size):
                         return
                 await slices.give_way()

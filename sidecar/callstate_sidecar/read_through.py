@@ -263,6 +263,8 @@ class ReadThrough:
         if session is None:
             grave = NO_TOMBSTONE if stored is None else self._grave(stored.meta)
             self._ctx.table.tombstones.remember_miss(session_id, self._ctx.clock.mono(), grave)
+        else:
+            self._ctx.table.add_unflushed_beat(session)
         return session
 
     def _made(self, session_id: str, stored: StoredSession) -> Generator[None, None, Session | None]:

@@ -24,6 +24,7 @@ from callstate_client.errors import (
     StoreUnavailableError,
     UnreadableError,
 )
+from callstate_client.model.times import format_us
 from callstate_sidecar import read_through as read_through_module
 from callstate_sidecar import slices
 from callstate_sidecar.write_behind.guarded_reads import READS_AT_ONCE, SEARCHES_AT_ONCE
@@ -123,6 +124,18 @@ async def test_sessions_of_other_hosts_are_read_each_time(document: bytes, store
     assert not core.table.sessions
     assert core.phase("a") is None
     assert core.ctx.reading is None, "shown to those who waited, then forgotten"
+
+
+async def test_a_heartbeat_of_a_session_that_is_not_kept_hot_shows_at_once() -> None:
+    core = Core()
+    core.memory.put("a", LIVE, None)  # Go's
+    core.clock.advance(7)
+    await core.call("session.heartbeat", session_id="a")
+    beaten = format_us(core.clock.wall_us())
+    core.clock.advance(1)
+    assert (await core.call("session.load", session_id="a"))["session"]["updated_at"] == beaten
+    (listed,) = (await core.call("session.list", scope="all"))["sessions"]
+    assert listed["session"]["updated_at"] == beaten
 
 
 async def test_a_miss_is_cached_for_a_moment() -> None:

@@ -96,6 +96,12 @@ class SessionTable:
         if self.sessions.get(session.id) is session:
             self.weigh(session)
 
+    def add_unflushed_beat(self, session: Session) -> None:
+        """Give a session that was read from the store the last heartbeat, if the store does not have it yet."""
+        beat_us = self.unflushed_beats.get(session.id)
+        if beat_us is not None:
+            session.beat_us = max(session.beat_us, beat_us)
+
     def is_stored(self, session: Session) -> bool:
         """Whether the store is known to have its current state, with no write in flight."""
         if self.store_in_doubt or session.id in self.dirty.marks or session.id in self.dirty.in_flight:
