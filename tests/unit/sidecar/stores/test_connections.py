@@ -69,6 +69,13 @@ async def test_a_transport_that_is_closed_is_an_error(client: Redis) -> None:
     assert await client.ping(), "the next one has a connection of its own"
 
 
+async def test_who_takes_an_idle_connection_while_those_are_closed_keeps_it(client: Redis) -> None:
+    assert await client.ping()
+    server = OneServer(client)
+    _, reply = await asyncio.gather(server.disconnect(in_use=False), server.execute(Command(b"", ("PING",))))
+    assert reply == b"PONG"
+
+
 @asynccontextmanager
 async def hung(client: Redis, server: ScriptedRedis) -> AsyncIterator[None]:
     """The server does not read meanwhile, and an idle connection has bytes that are not sent."""
