@@ -8,6 +8,8 @@ claimed the session. Write-behind reads what the store has and calls `settle`, w
 - **The store's state is older otherwise**: ours is raised above it, and is written again.
 - **Both have changed since a state that both know**, the merge base: they are merged (engine/sessions/merging.py),
   raised above the store's version, and written again. This is logged, with an event `recovered`.
+- **Another host had the session in between**, and this one has taken it back, but the reply was lost or the journal
+  did not take it: the store's state counts, and ours is set aside.
 - **The store's state belongs to another host**: it counts. Ours is set aside, in memory and journal, with an event
   `fenced`, and the session is known as the other host's from then on (engine/rules/handoff.py).
 - **The store's state is newer and of no host**: it counts. Ours is quarantined: it stays in memory and journal,
@@ -44,6 +46,7 @@ from callstate_client.engine.user import UNKNOWN, User
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.stores.hosts import is_later_term
 
 log = EventLog(__name__)
 
@@ -110,26 +113,28 @@ class Reconciler:
         ):
             return False  # it belongs to another user, or is newer and of no host, as the Go package writes it
         elif session.base is None or _is_known(session, session.base, theirs):
-            if (
-                theirs.host is None
-                and theirs.facts.epoch == session.facts.epoch
-                and theirs.version <= session.version
-            ):
-                self._continue_from(session)
-            else:
-                is_same_epoch = theirs.facts.epoch == session.facts.epoch
-                self._raise_above(session, theirs.version, -1 if is_same_epoch else theirs.facts.epoch)
+            self._settle_known(session, theirs)
         else:
             self._merge(session, session.base, theirs)
             session.seen_stamp = foreign or session.seen_stamp
         return True
+
+    def _settle_known(self, session: Session, theirs: Session) -> None:
+        """Ours takes the store's state into account, or another host had ours in between."""
+        is_same_epoch = theirs.facts.epoch == session.facts.epoch
+        if theirs.host is None and is_same_epoch and theirs.version <= session.version:
+            self._continue_from(session)
+        elif _is_taken_back(session, theirs):
+            self._take_back(session, theirs)
+        else:
+            self._raise_above(session, theirs.version, -1 if is_same_epoch else theirs.facts.epoch)
 
     def may_take_history(self, write: Write, stored: StoredSession | None, theirs: Session) -> bool:
         """Whether `settle` may give the hot session the history that the store has."""
         session = self._ctx.table.sessions.get(write.session_id)
         if session is None or (theirs.host not in (None, "") and not session.unverified):
             return False
-        if stored is not None and stored.foreign_stamp:
+        if (stored is not None and stored.foreign_stamp) or _is_taken_back(session, theirs):
             return True
         return session.base is not None and session.base.turns >= 0 and not _is_known(session, session.base, theirs)
 
@@ -244,6 +249,12 @@ class Reconciler:
         handoff.lose(self._ctx, session, host)
         self._metrics.count("sessions_lost")
 
+    def _take_back(self, session: Session, theirs: Session) -> None:
+        """Ours is what another host had taken, and theirs what the store has given back to this host since."""
+        self.lose(session, self._host_id, theirs.facts.epoch)
+        if not theirs.ended:
+            handoff.adopt(self._ctx, theirs, "")
+
     def _continue_from(self, session: Session) -> None:
         """The store has an earlier state of ours, and takes the present one as it is: only the reply was lost. The
         version stays, for a client may have been told it."""
@@ -321,6 +332,13 @@ def _is_new_call(session: Session, meta: StoredMeta) -> bool:
         return False
     is_over = meta.state == ENDED or bool(meta.ended_at)
     return meta.deleted or (is_over and meta.version <= session.version)
+
+
+def _is_taken_back(session: Session, theirs: Session) -> bool:
+    """Whether the store had ours, and has a state by now that another host had in between, and perhaps changed."""
+    if theirs.host is not None or not is_later_term(theirs.facts.epoch, session.facts.epoch):
+        return False
+    return session.base is not None or 0 < session.stored_version != theirs.version
 
 
 def _is_known(session: Session, base: MergeBase, theirs: Session) -> bool:

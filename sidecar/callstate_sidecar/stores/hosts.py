@@ -28,6 +28,11 @@ def next_term(epoch: int) -> int:
     return ((epoch >> TERM_BITS) + 1) << TERM_BITS
 
 
+def is_later_term(epoch: int, other: int) -> bool:
+    """Whether a session with this epoch has been another host's since it had the other one."""
+    return epoch >> TERM_BITS > other >> TERM_BITS
+
+
 class LeaseReply(NamedTuple):
     """A lease as the store has it.
 

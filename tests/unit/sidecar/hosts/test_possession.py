@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -22,7 +26,7 @@ from callstate_sidecar.hosts.possession import Possessions
 from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.hosts import HostRegistry, Possession, Take, Taken, TakeOutcome
-from support.core import HOST, Core
+from support.core import HOST, BadDisk, Core, off_loop, open_journal
 from support.stores import down
 
 LIVE = b'{"id":"a","status":"active"}'
@@ -40,7 +44,9 @@ class Registry:
 
     async def take(self, takes: Sequence[Take]) -> list[Taken]:
         """It is this host's then; the reply comes in the next turn of the loop."""
-        self._core.memory.put("a", self.document, OURS)
+        (owner,) = {take.owner for take in takes}
+        given = structs.replace(OURS, owner=owner, orphan="" if owner else "host_lost")
+        self._core.memory.put("a", self.document, given)
         await asyncio.sleep(0)
         if self.cut:
             raise down()
@@ -112,25 +118,39 @@ async def test_a_lost_reply_to_an_adoption_is_asked_for_as_well() -> None:
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["unchanged", "changed since"])
-async def test_a_dead_hosts_session_counts_more_than_what_was_lost_to_that_host(changed: bool) -> None:
+@pytest.mark.parametrize("fault", ["", "no reply", "full disk"])
+async def test_a_dead_hosts_session_counts_more_than_what_was_lost_to_that_host(
+    changed: bool, fault: str, tmp_path: Path
+) -> None:
     """The dead host had stolen it and added a turn; here it is hot as it was before, as nobody has noticed that."""
-    several = Several()
+    disk = BadDisk()
+    journal = open_journal(tmp_path, disk, None, start=True)
+    several = Several(journal=journal)
     core = several.core
-    core.memory.put("a", LIVE, structs.replace(OURS, epoch=1))
+    core.memory.put("a", LIVE, structs.replace(OURS, version=1, epoch=1))
     await core.turn("a", "ours")
     await core.writer.write_round()
+    several.registry.cut = fault == "no reply"
+    disk.error = OSError(errno.ENOSPC, "full") if fault == "full disk" else None
     adoption = asyncio.ensure_future(several.adopter.adopt({"a": Possession("host-2", 1, "live")}))
-    if changed:
+    if changed and not fault:
         await core.turn("a", "too late")
     several.registry.document = TURN
-    assert await adoption == 1
-    await core.writer.write_round()
-    assert [
-        turn["content"] for turn in (await core.call("session.load", session_id="a"))["session"]["history"]
-    ] == ["theirs"]
-    assert core.memory.rows["a"].document == TURN
+    with pytest.raises(StoreDownError) if several.registry.cut else nullcontext():
+        await adoption
+    disk.error = None
+    if changed and fault:
+        await core.turn("a", "too late")
+    await several.doubts.settle()
+    await core.writer._sweep.sweep()
+    for _ in range(2):
+        await core.writer.write_round()
+    loaded = (await core.call("session.load", session_id="a"))["session"]
+    for session in (loaded, json.loads(core.memory.rows["a"].document or b"")):
+        assert [turn["content"] for turn in session["history"]] == ["theirs"]
     assert core.session("a").facts.orphan == "host_lost"
     assert len(core.table.set_aside.of("a")) == 1
+    off_loop(journal.close)
 
 
 async def begun_and_deleted() -> Several:
