@@ -81,6 +81,7 @@ class CallStore(SessionApi):
             UndeliveredError: not all was acknowledged; logged for each call. The store is closed nevertheless.
         """
         failure: UndeliveredError | None = None
+        self._held.closing = True
         try:
             try:
                 await self._held.background.settle()

@@ -23,6 +23,7 @@ class FlakyStore(MemoryStore):
         self.asked: Counter[str] = Counter()
         self.heartbeat_ids: list[str] = []
         self._failures: dict[str, tuple[CallstateError, int, bool]] = {}
+        self._silent: set[str] = set()
         self._changed = asyncio.Condition()
 
     def fail(self, method: str, error: CallstateError, *, times: int, applied: bool = False) -> None:
@@ -36,6 +37,10 @@ class FlakyStore(MemoryStore):
         """
         self._failures[method] = (error, times, applied)
 
+    def never_answers(self, method: str) -> None:
+        """From now on, answer no request of a verb."""
+        self._silent.add(method)
+
     async def when_asked(self, method: str, times: int) -> None:
         """Return once the verb was requested so often in all."""
         async with self._changed:
@@ -47,6 +52,8 @@ class FlakyStore(MemoryStore):
             self.heartbeat_ids.append(params.session_id)
         async with self._changed:
             self._changed.notify_all()
+        if method in self._silent:
+            await asyncio.get_running_loop().create_future()
         error, times, applied = self._failures.get(method, (None, 0, False))
         if error is None or not times:
             return await super().request(method, params, **options)

@@ -26,6 +26,8 @@ from callstate_client.errors import (
     MethodNotFoundError,
     SessionEndedError,
     SessionNotFoundError,
+    ShuttingDownError,
+    StoreClosedError,
     UndeliveredError,
 )
 from callstate_client.requester import EventSource
@@ -59,6 +61,8 @@ class HeldCalls:
         self.watch = self._new_watch()
         self.leaving = False
         """Whether this worker accepts no more calls."""
+        self.closing = False
+        """Whether the store is being closed, after which nothing would release a call."""
         self.claims = 0
         """How many claims are in flight that name no session."""
         self.recoveries: set[EventSource] = set()
@@ -69,6 +73,22 @@ class HeldCalls:
         return LossWatch(self.store, self.handles, self.background, self._on_drain)
 
     # -- which calls are held -----------------------------------------------------------------------------
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether this worker accepts more calls."""
+        return not (self.leaving or self.closing)
+
+    def check_takes_more(self, session_id: str) -> None:
+        """Check that this worker accepts more calls.
+
+        Raises:
+            StoreClosedError, ShuttingDownError: it does not.
+        """
+        if self.closing:
+            raise StoreClosedError
+        if self.leaving:
+            raise ShuttingDownError(f"{session_id} is not accepted: this worker is shutting down")
 
     def holds(self, session_id: str) -> bool:
         """Whether a handle of this store holds the session."""
@@ -226,3 +246,4 @@ class HeldCalls:
             outbox.abandon()
         self.undelivered = set()
         self.claims = 0
+        self.closing = False

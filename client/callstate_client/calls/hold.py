@@ -33,7 +33,7 @@ from callstate_client.errors import (
     MethodNotFoundError,
     SessionEndedError,
     SessionNotFoundError,
-    ShuttingDownError,
+    StoreClosedError,
 )
 from callstate_client.model.state import SessionState
 from callstate_client.protocol.results import SaveResult
@@ -109,6 +109,8 @@ class Hold(Uncopied):
         entering = self._entering
         try:
             await asyncio.wait((entering,))
+            if entering.cancelled() and self._held.closing:  # it is not this task that was cancelled
+                raise StoreClosedError
             handle = entering.result()
         except asyncio.CancelledError:
             self._release_later(entering)
@@ -124,13 +126,13 @@ class Hold(Uncopied):
         return handle
 
     def _release_later(self, entering: asyncio.Task[CallHandle]) -> None:
-        name = f"callstate-leave-{self.id}"
-        self._releasing = self._held.background.start(self._release_unused(entering), name)
+        if not self._store.closed:  # else nothing can be released
+            name = f"callstate-leave-{self.id}"
+            self._releasing = self._held.background.start(self._release_unused(entering), name)
 
     async def _enter(self) -> CallHandle:
         again, self._tried = self._tried, True
-        if self._held.leaving:
-            raise ShuttingDownError(f"{self.id} is not accepted: this worker is shutting down")
+        self._held.check_takes_more(self.id)
         options = self._options
         if isinstance(options.call, str):
             return await self._claim()

@@ -138,7 +138,7 @@ class Recovery:
 
     async def _watched(self, orphans: OrphanEvents) -> AsyncGenerator[CallHandle, None]:
         backoff = Backoff(RECOVER)
-        while not self._held.leaving:
+        while self._held.takes_more:
             try:
                 while orphans:  # else others have claimed all that events announced
                     async with aclosing(self._claimable(orphans)) as calls:
@@ -166,7 +166,7 @@ class Recovery:
 
     async def _claimable(self, orphans: OrphanEvents | None) -> AsyncGenerator[CallHandle, None]:
         """The calls that can be claimed now, except those that are held back."""
-        while not self._held.leaving:
+        while self._held.takes_more:
             if orphans is not None:
                 orphans.note_arrived()
                 orphans.clear()
@@ -190,8 +190,11 @@ class Recovery:
         try:
             await asyncio.wait((claiming,))
         except BaseException:
-            self._held.background.start(self._unclaim(claiming), "callstate-unclaim")
+            if not self._store.closed:  # else nothing can be released
+                self._held.background.start(self._unclaim(claiming), "callstate-unclaim")
             raise
+        if claiming.cancelled() and self._held.closing:  # it is not this task that was cancelled
+            raise StoreClosedError
         return claiming.result()
 
     async def _claim_new(self) -> Record | None:

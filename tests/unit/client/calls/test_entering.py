@@ -183,6 +183,37 @@ async def test_closing_the_store_ends_what_goes_on_in_the_background(
         await store.hold(a_call()).__aenter__()
 
 
+async def test_a_store_that_is_being_closed_takes_no_call(store: GatedStore, other: MemoryStore) -> None:
+    """Nothing would release it: the others have been released by then."""
+    first = await store.open_call(a_call())
+    store.fail("session.release", AWAY, times=1)
+    closing = asyncio.create_task(store.close())
+    await store.when_asked("session.release", 1)
+    with pytest.raises(StoreClosedError):
+        await store.hold(a_call("c2")).__aenter__()
+    assert [call async for call in store.recover()] == []
+    await closing
+    assert isinstance(first.lost, StoreClosedError)
+    assert await other.list_active() == ["c1"]
+    assert (await other.get("c1")).owner is None
+
+
+@pytest.mark.parametrize("enters", [True, False])
+async def test_a_task_that_takes_a_call_is_told_that_the_store_is_closed(
+    store: GatedStore, other: MemoryStore, monkeypatch: pytest.MonkeyPatch, enters: bool
+) -> None:
+    """And not cancelled, as the task is that does it in the background."""
+    monkeypatch.setattr("callstate_client.calls.background.SETTLE_S", 0)
+    await other.save(a_call("free"))
+    method = "session.save" if enters else "session.claim_next"
+    store.never_answers(method)
+    taking = asyncio.create_task(store.hold(a_call()).__aenter__() if enters else anext(store.recover()))
+    await store.when_asked(method, 1)
+    await store.close()
+    with pytest.raises(StoreClosedError):
+        await taking
+
+
 async def test_a_hold_is_one_block_at_a_time(store: CallStore) -> None:
     hold = store.hold(a_call())
     async with hold:
