@@ -66,8 +66,9 @@ class CallStore(SessionApi):
         """Close the connections, or whatever answers the requests."""
 
     def _lose_all(self, error: CallstateError) -> None:
-        """In a forked child: the calls belong to the parent."""
+        """In a forked child: the calls belong to the parent, as do the tasks that wait for a change."""
         self._held.abandon(error)
+        self._drain_changed = asyncio.Event()
 
     # -- opening and closing ------------------------------------------------------------------------------
 

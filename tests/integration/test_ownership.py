@@ -153,6 +153,8 @@ async def test_a_busy_loop_is_alive_and_a_stalled_one_is_not(daemon: Daemon) -> 
 
 async def test_a_forked_child_holds_nothing_and_connects_again(daemon: Daemon) -> None:
     async with connect(daemon.socket, "parent") as store, store.hold(a_call("forked")) as call:
+        draining = asyncio.create_task(store.wait_draining())
+        await call.beat()
         pid = os.fork()
         if pid == 0:  # the child: no pytest, no cleaning up of what is the parent's
             status = 1
@@ -164,6 +166,9 @@ async def test_a_forked_child_holds_nothing_and_connects_again(daemon: Daemon) -
                     assert store.worker_id == f"parent.{os.getpid()}"
                     await store.ping()
                     assert (await store.get("forked")).owner == "parent"
+                    waiting = asyncio.create_task(store.wait_draining())
+                    await store.ping()
+                    assert not waiting.done()
 
                 asyncio.new_event_loop().run_until_complete(child())
                 status = 0
@@ -173,6 +178,7 @@ async def test_a_forked_child_holds_nothing_and_connects_again(daemon: Daemon) -
         assert status == 0
         assert call.lost is None
         await call.add_turn("user", "still here")
+        draining.cancel()
 
 
 # -- fencing ------------------------------------------------------------------------------------------------------
