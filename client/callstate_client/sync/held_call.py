@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import logging
 import os
+from bisect import insort
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
+from operator import itemgetter
 from threading import Lock, RLock
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
@@ -25,9 +28,9 @@ from callstate_client.calls.outbox.local_changes import (
     Change,
     HeadPatched,
     Interrupted,
+    LastTurnAmended,
     Switched,
     TurnAdded,
-    TurnAmended,
 )
 from callstate_client.calls.view import StateView
 from callstate_client.errors import (
@@ -99,6 +102,11 @@ class HeldCall(Uncopied):
         self._epoch_lock = Lock()
         self._change_lock = RLock()
         """Held while the local state changes. Reentrant, as a signal handler may change it too."""
+        self._begun: dict[object, int] = {}
+        """Mutations that are not acknowledged yet, and the version that was known when each began: its own will be
+        greater."""
+        self._recent: list[tuple[int, Change]] = []
+        """By version, the changes of the local state that one of those may have to be made before."""
         self._pid = os.getpid()
         self.version = record.version
         """The session's version after the last acknowledged mutation."""
@@ -174,12 +182,33 @@ class HeldCall(Uncopied):
 
     def _mutate(self, send: Callable[[], int], change: Change) -> int:
         """Send a mutation and make the same change to the local state once it is acknowledged."""
-        version = self._while_held(send)
-        with self._change_lock:
-            self.version = max(self.version, version)  # a later one may have been acknowledged to another thread
-            change.make()
-            self._state.updated_at = now()
+        mutation = object()
+        try:
+            with self._change_lock:
+                self._begun[mutation] = self.version
+            version = self._while_held(send)
+            with self._change_lock:
+                self._make(change, version)
+                self._state.updated_at = now()
+        finally:
+            with self._change_lock:
+                self._begun.pop(mutation, None)
+                known = min(self._begun.values(), default=self.version)
+                self._recent = [made for made in self._recent if made[0] > known]
         return version
+
+    def _make(self, change: Change, version: int) -> None:
+        """Make a change in the place that the daemon has given it: later ones may have been acknowledged to other
+        threads before."""
+        later = [made for at, made in self._recent if at > version]
+        for made in reversed(later):
+            made.undo()
+        change.make()
+        for made in later:
+            with suppress(CallstateError):  # as when it was made first
+                made.make()
+        self.version = max(self.version, version)
+        insort(self._recent, (version, change), key=itemgetter(0))
 
     # -- what happens in the call -----------------------------------------------------------------------------
 
@@ -258,7 +287,7 @@ class HeldCall(Uncopied):
                 epoch=self.epoch,
                 timeout_s=timeout_s,
             ),
-            TurnAmended(turn, turn_patch(content, duration_ms, extra)),
+            LastTurnAmended(self._state, role, turn_patch(content, duration_ms, extra)),
         )
 
     def record_interruption(self, *, timeout_s: float | None = None) -> int:
@@ -296,8 +325,8 @@ class HeldCall(Uncopied):
         self._stop_heartbeats()
         return version
 
-    def _set_ended(self, ended: bool) -> None:
-        self.ended = ended
+    def _set_ended(self, _: bool) -> None:
+        self.ended = True  # also while the change is undone to be made again: it was acknowledged
 
     def beat(self, *, timeout_s: float | None = None) -> None:
         """Send a heartbeat: for `hold(beat="manual")`.

@@ -11,9 +11,19 @@ from typing import Any
 
 from callstate_client.model.state import Role, SessionState
 from callstate_client.model.turn import Turn
-from callstate_client.requests.patches import patch_state, patched_turn, replace_head
+from callstate_client.requests.patches import find_last_turn, patch_state, patched_turn, replace_head
 
-__all__ = ["Change", "HeadPatched", "Interrupted", "Patched", "Replaced", "Switched", "TurnAdded", "TurnAmended"]
+__all__ = [
+    "Change",
+    "HeadPatched",
+    "Interrupted",
+    "LastTurnAmended",
+    "Patched",
+    "Replaced",
+    "Switched",
+    "TurnAdded",
+    "TurnAmended",
+]
 
 
 class Change:
@@ -91,6 +101,21 @@ class TurnAmended(Patched):
     def undo(self) -> None:
         if self._before is not None:
             self.turn.become(self._before)
+
+
+class LastTurnAmended(TurnAmended):
+    """The turn that is the last one, or the last one of a role, when the change is made was patched."""
+
+    __slots__ = ("_role", "_state")
+
+    def __init__(self, state: SessionState, role: str | None, patch: dict[str, Any]) -> None:
+        super().__init__(find_last_turn(state, role), patch)
+        self._state = state
+        self._role = role
+
+    def make(self) -> None:
+        self.turn = find_last_turn(self._state, self._role)
+        super().make()
 
 
 class HeadPatched(Patched):

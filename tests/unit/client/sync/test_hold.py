@@ -173,6 +173,41 @@ def test_the_version_is_the_last_one_whichever_thread_is_told_first(
     releasing.result(WITHIN_S)
 
 
+def test_the_state_has_the_changes_in_the_order_of_the_daemon_whichever_thread_is_told_first(
+    peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    entering = threads.submit(store.hold(SessionState("c1"), beat="manual").__enter__)
+    answer(side, "session.save", SAVED)
+    call = entering.result(WITHIN_S)
+    earliest = threads.submit(call.add_turn, "user", "one")
+    assert side.request()["method"] == "session.add_turn"
+    with ThreadPoolExecutor(2) as others:
+        second = others.submit(call.add_turn, "agent", "two", 100)
+        of_second = peer.accept()
+        answer(of_second, "worker.register", {"worker_id": "w1"})
+        assert of_second.request()["method"] == "session.add_turn"
+        ending = others.submit(call.end)
+        of_end = peer.accept()
+        answer(of_end, "worker.register", {"worker_id": "w1"})
+        answer(of_end, "session.end", {"version": 5})
+        ending.result(WITHIN_S)
+        late = others.submit(call.add_turn, "agent", "four")
+        answer(of_end, "session.add_turn", {"version": 6, "turn_count": 4})
+        late.result(WITHIN_S)
+        of_second.reply({"version": 3, "turn_count": 2})
+        second.result(WITHIN_S)
+        amending = others.submit(call.amend_last_turn, content="two, amended")
+        answer(of_second, "session.amend_turn", {"version": 4})
+        amending.result(WITHIN_S)
+    side.reply({"version": 2, "turn_count": 1})
+    earliest.result(WITHIN_S)
+    assert [turn.content for turn in call.state.history] == ["one", "two, amended", "four"]
+    assert (call.version, call.ended, call.state.status) == (6, True, "ended")
+    metrics = call.state.metrics
+    assert (metrics.turn_count, metrics.agent_speech_duration_ms) == (3, 100)
+    call.leave(None)
+
+
 def test_a_session_that_is_deleted_before_it_can_be_resumed_is_a_new_one(
     store: sync.Store, side: Side, threads: ThreadPoolExecutor
 ) -> None:
