@@ -21,12 +21,14 @@ OPS_REMEMBERED: Final = 16
 
 REPEATABLE: Final = frozenset(
     {
-        "session.load", "session.delete", "session.list_active", "session.list", "session.heartbeat",
+        "session.load", "session.delete", "session.release", "session.list_active", "session.list",
+        "session.heartbeat",
         "server.ping", "server.info", "server.stats", "server.flush",
     }
 )  # fmt: skip
-"""Verbs that may be executed twice without harm; others only with an `op`. A deletion is sent without `op` to a
-daemon of the previous version, which reports no error if there is nothing to delete."""
+"""Verbs that may be executed twice without harm; others only with an `op`. A release names the epoch that it ends.
+A deletion is sent without `op` to a daemon of the previous version, which reports no error if there is nothing to
+delete."""
 
 
 class PendingRequest(Struct, eq=False):

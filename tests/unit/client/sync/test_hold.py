@@ -208,6 +208,21 @@ def test_the_state_has_the_changes_in_the_order_of_the_daemon_whichever_thread_i
     call.leave(None)
 
 
+def test_a_release_is_sent_again_if_the_connection_is_lost(
+    peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    """Else the session would stay this worker's until it is suspected."""
+    entering = threads.submit(store.hold(SessionState("c1"), beat="manual").__enter__)
+    answer(side, "session.save", SAVED)
+    leaving = threads.submit(entering.result(WITHIN_S).leave, ZeroDivisionError())
+    assert side.request()["method"] == "session.release"
+    side.close()
+    again = peer.accept()
+    answer(again, "worker.register", {"worker_id": "w1"})
+    assert answer(again, "session.release", {}) == {"session_id": "c1", "epoch": 5}
+    leaving.result(WITHIN_S)
+
+
 def test_a_session_that_is_deleted_before_it_can_be_resumed_is_a_new_one(
     store: sync.Store, side: Side, threads: ThreadPoolExecutor
 ) -> None:

@@ -136,7 +136,6 @@ def test_no_mutation_is_repeatable_without_op() -> None:
         "end",
         "claim",
         "claim_next",
-        "release",
     }
     assert not {f"session.{verb}" for verb in mutations} & REPEATABLE
 
