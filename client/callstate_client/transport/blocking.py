@@ -51,7 +51,7 @@ class BlockingConnection:
         socket: a Unix stream socket.
     """
 
-    __slots__ = ("_limit_s", "_recv", "_send", "_socket")
+    __slots__ = ("__weakref__", "_limit_s", "_recv", "_send", "_socket")
 
     def __init__(self, socket: sockets.socket) -> None:
         self._socket = socket
@@ -139,6 +139,9 @@ class BlockingConnection:
     def close(self) -> None:
         """Disconnect."""
         self._socket.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def dial(

@@ -8,6 +8,7 @@ others must not be sent again.
 from __future__ import annotations
 
 from threading import Event, RLock
+from weakref import WeakSet
 
 from callstate_client.transport.blocking import BlockingConnection
 from callstate_client.transport.pending import OPS_REMEMBERED
@@ -21,7 +22,9 @@ class ProcessConnections:
         """Those that no request uses, the last used one at the end, so that few are used and stay warm. `pop` and
         `append` are atomic."""
         self.closing = Event()
-        self._all: set[BlockingConnection] = set()
+        self._all: WeakSet[BlockingConnection] = WeakSet()
+        """Weak: a KeyboardInterrupt may come when a connection has just been taken from `idle`, or made, and nobody
+        else has it yet. It is closed then."""
         self._mutations: dict[str, list[int]] = {}
         self._lock = RLock()
         """Reentrant: a signal handler may send a request while it is held."""

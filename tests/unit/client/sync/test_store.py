@@ -721,6 +721,19 @@ def test_the_reply_of_an_interrupted_request_goes_to_no_other(
     ping.result(WITHIN_S)
 
 
+def test_a_connection_that_an_interruption_leaves_to_nobody_is_closed(
+    peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    """As one that comes when the connection was just taken from those that are idle."""
+    store._pool._ours().idle.pop()
+    assert side.line() == b""
+    ping = threads.submit(store.ping)
+    again = peer.accept()
+    again.line()
+    again.reply({})
+    ping.result(WITHIN_S)
+
+
 def test_a_signals_handler_may_ask_in_the_middle_of_a_call(
     peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor, on_signal: Any
 ) -> None:
@@ -764,7 +777,7 @@ def test_closing_ends_requests_in_flight(
         with pytest.raises(StoreClosedError):
             ask()
     assert store.closed
-    assert store._pool._ours()._all == set()
+    assert not store._pool._ours()._all
 
 
 def test_a_heartbeat_that_was_sent_before_is_refused_after_closing(
@@ -796,7 +809,7 @@ def test_closing_just_after_a_reply(
     side.reply({"a": 1})
     assert stats.result(WITHIN_S) == {"a": 1}
     assert side.line() == b""
-    assert store._pool._ours()._all == set()
+    assert not store._pool._ours()._all
 
 
 def test_closing_just_after_connecting(store: sync.Store, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -811,7 +824,7 @@ def test_closing_just_after_connecting(store: sync.Store, side: Side, monkeypatc
     with pytest.raises(StoreClosedError):
         store.ping()
     assert time.monotonic() - start < WITHIN_S / 4  # it did not wait for a reply
-    assert store._pool._ours()._all == set()
+    assert not store._pool._ours()._all
 
 
 def test_closing_while_the_daemon_is_away(
