@@ -195,8 +195,11 @@ class AccessControl:
         """What notes that an operator is shown the sessions of others."""
         if self.policy.share == "all" or not self.policy.is_operator(caller.user):
             return None
+        return partial(self._note_of_all, caller, method)
+
+    def _note_of_all(self, caller: Caller, method: str) -> None:
         self._pages.add(caller)
-        return self._audit(caller, method, [])
+        self._note(caller, method, [], must=True)
 
     def _audit(self, caller: Caller, method: str, session_ids: list[str]) -> Audit:
         return partial(self._note, caller, method, session_ids, must=True)

@@ -14,7 +14,7 @@ from callstate_client.engine.sessions.stored import StoredMeta
 from callstate_client.engine.sessions.validation.values import LONG_BYTES
 from callstate_client.engine.user import NOBODY, User
 from callstate_client.engine.verbs.table import VERBS
-from callstate_client.errors import ForbiddenError
+from callstate_client.errors import ForbiddenError, InvalidParamsError
 from callstate_sidecar.access.control import MAX_USERS, REPEATED_S, AccessControl
 from callstate_sidecar.access.policy import Policy, Share
 from support.core import Core, FakeClient
@@ -147,6 +147,9 @@ async def test_a_listing_that_begins_with_a_cursor_is_noted_too(caplog: pytest.L
     for name in "abc":
         await core.save(name)
     core.caller = FakeClient(core, user=User(0)).connection
+    with pytest.raises(InvalidParamsError):
+        await core.call("session.list", cursor="none")
+    assert not logged(caplog, "operator_action")
     page = await core.call("session.list", cursor="stream-1@0", limit=1)
     assert len(logged(caplog, "operator_action")) == 1
     await core.call("session.list", cursor=page["next_cursor"], limit=1)
