@@ -57,13 +57,14 @@ class Doubts:
             if self._ctx.room.is_full(self._ctx.limits):
                 return
             known: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            self._read_through.when_known(session_id, partial(self._read, session_id, known))
+            self._read_through.when_known(session_id, partial(self._read, session_id, known, self._ctx.now_us()))
             if not await known:
                 return
         self.session_ids.discard(session_id)
 
-    def _read(self, session_id: str, known: asyncio.Future[bool]) -> None:
-        """The store has been asked for a session: it is settled whose it is, or it is not."""
+    def _read(self, session_id: str, known: asyncio.Future[bool], asked_us: int) -> None:
+        """The store has been asked for a session: it is settled whose it is, or it is not. It is restored unless it
+        has been heard of since, by a request that waited for the same read."""
         if known.done():  # nobody waits any more
             return
         try:
@@ -77,7 +78,7 @@ class Doubts:
         else:
             is_hot = session_id in self._ctx.table.sessions
             if session is not None and is_hot:
-                session.restored = True
+                session.restored = session.beat_us < asked_us
                 self.found += 1
                 self._commit()
             known.set_result(is_hot or session is None or session.ended or session.host is not None)

@@ -203,6 +203,30 @@ async def test_a_start_finds_its_sessions_though_the_store_fails_in_between() ->
     assert several.core.session("a").restored
 
 
+@pytest.mark.parametrize(
+    ("verb", "params"),
+    [
+        ("load", {}),
+        ("heartbeat", {}),
+        ("add_turn", {"turn": {"content": "hello"}, "epoch": OURS.epoch}),
+        ("claim", {"worker_id": "w2", "steal": True}),
+    ],
+)
+async def test_what_is_heard_of_while_it_is_read_is_not_restored(verb: str, params: dict[str, Any]) -> None:
+    several = Several()
+    core = several.core
+    core.memory.put("a", LIVE, OURS)
+    core.memory.hold()
+    request = core.begin(f"session.{verb}", json.dumps({"session_id": "a", **params}).encode())
+    settling = asyncio.ensure_future(several.doubts.settle(["a"]))
+    await core.memory.called.wait()
+    await asyncio.sleep(0)
+    core.memory.let_go()
+    await settling
+    await request
+    assert core.session("a").restored is (verb == "load")
+
+
 async def test_what_was_taken_without_room_is_kept_once_there_is_some() -> None:
     """There was some when the claim was let through, and none any more when the store answered."""
     several = Several(limits=LimitsConfig(hot_bytes=1 << 20))
