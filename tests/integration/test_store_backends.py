@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from callstate_client.engine.sessions.stored import Query, StoredMeta, StoredSession
 from callstate_client.engine.sessions.writes import Patch, Whole, Write
 from callstate_client.model import SessionState
+from callstate_client.model.times import format_time
 from callstate_sidecar.stores.backend import TOGETHER_BYTES, Backend, Deviation, StoredVersion, WriteOutcome
 from callstate_sidecar.stores.document_store import DocumentStore
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
@@ -328,6 +329,17 @@ async def test_the_store_knows_why_a_session_of_the_daemon_ended(side: Side) -> 
         await side.store.update_heartbeat("call-1")
     assert caught.value.reason == "worker_exited"
     assert caught.value.ended_at == "2024-05-01T10:00:00Z"
+
+
+async def test_a_session_that_a_store_ended_was_over_with_its_last_save(side: Side) -> None:
+    from callstate_client.errors import SessionEndedError
+
+    state = SessionState("call-1", status="ended")
+    await side.store.save(state)
+    with pytest.raises(SessionEndedError) as caught:
+        await side.store.update_heartbeat("call-1")
+    assert caught.value.ended_at == format_time(state.updated_at)
+    assert caught.value.reason is None
 
 
 async def test_an_expired_document_takes_its_meta_along(side: Side) -> None:

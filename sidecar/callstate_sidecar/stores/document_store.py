@@ -29,7 +29,7 @@ from callstate_client.model import documents
 from callstate_client.model.documents import Parts
 from callstate_client.model.members import check_turn_names
 from callstate_client.model.state import SessionState
-from callstate_client.model.times import now
+from callstate_client.model.times import format_time, now
 from callstate_client.protocol.ids import SESSION_ID_RULE
 from callstate_sidecar.stores.encoding import is_layout_name
 
@@ -183,7 +183,7 @@ class DocumentStore(ABC):
 
         Raises:
             SessionNotFoundError: there is no such session.
-            SessionEndedError: it has ended.
+            SessionEndedError: it has ended; `ended_at` is its last change, if whoever ended it did not note more.
             StoreUnavailableError, StoreClosedError: as `save`.
         """
         self._check_open()
@@ -195,10 +195,9 @@ class DocumentStore(ABC):
         if beat.result is BeatResult.MISSING:
             raise _not_found(session_id)
         if beat.result is BeatResult.ENDED:
+            ended_at = beat.ended_at or format_time((await self.load(session_id)).updated_at)
             raise SessionEndedError(
-                f"session {session_id!r} has ended",
-                ended_at=beat.ended_at or None,
-                reason=beat.reason or None,
+                f"session {session_id!r} has ended", ended_at=ended_at, reason=beat.reason or None
             )
 
     async def ping(self) -> None:

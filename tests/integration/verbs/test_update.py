@@ -68,7 +68,12 @@ def test_an_update_with_an_old_version_is_a_conflict(wire: Wire, sid: str) -> No
     after = wire.call("session.update", session_id=sid, set={"to": "+1"}, if_version=version)["version"]
     data = refused(wire, "conflict", "session.update", session_id=sid, set={"to": "+2"}, if_version=version)
     assert data["version"] == after
-    refused(wire, "conflict", "session.update", session_id=sid, set={"to": "+2"}, if_version=0)
+    data = refused(wire, "conflict", "session.update", session_id=sid, set={"to": "+2"}, if_version=0)
+    assert (data["version"], data["status"]) == (after, "active")
+    wire.call("session.end", session_id=sid, reason="caller_hangup")
+    data = refused(wire, "conflict", "session.update", session_id=sid, set={"to": "+2"}, if_version=0)
+    assert (data["status"], data["reason"]) == ("ended", "caller_hangup")
+    assert "ended_at" in data
     assert session(wire, sid)["to"] == "+1"
 
 

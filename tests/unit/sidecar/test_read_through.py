@@ -138,6 +138,22 @@ async def test_a_heartbeat_of_a_session_that_is_not_kept_hot_shows_at_once() -> 
     assert listed["session"]["updated_at"] == beaten
 
 
+async def test_a_call_that_go_ended_was_over_with_its_last_change() -> None:
+    core = Core()
+    core.memory.put("a", ENDED.replace(b"{", b'{"updated_at":"2025-01-01T01:00:00+00:30",', 1), None)
+    for ask in (
+        core.call("session.heartbeat", session_id="a"),
+        core.call("session.claim", session_id="a", worker_id="w"),
+    ):
+        with pytest.raises(SessionEndedError) as ended:
+            await ask
+        assert (ended.value.ended_at, ended.value.reason) == ("2025-01-01T00:30:00Z", "")
+        assert str(ended.value) == "the session has ended"
+    with pytest.raises(ConflictError) as caught:
+        await core.call("session.save", session={"id": "a"}, if_version=0)
+    assert (caught.value.status, caught.value.ended_at) == ("ended", "2025-01-01T00:30:00Z")
+
+
 async def test_a_miss_is_cached_for_a_moment() -> None:
     core = Core()
     for _ in range(3):

@@ -13,7 +13,8 @@ Whether a heartbeat counts as a sign of life is a separate rule: see `speaks_for
 from __future__ import annotations
 
 from callstate_client.engine.interfaces import Caller
-from callstate_client.engine.rules.context import Context, ended_error
+from callstate_client.engine.rules.context import Context
+from callstate_client.engine.rules.refusals import ended_error
 from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import FencedError
 

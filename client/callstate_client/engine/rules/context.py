@@ -27,13 +27,12 @@ from callstate_client.engine.workers.departures import Departures
 from callstate_client.engine.workers.registry import WorkerRegistry
 from callstate_client.errors import (
     OverloadedError,
-    SessionEndedError,
     SessionNotFoundError,
     ShuttingDownError,
     StoreUnavailableError,
     TooLargeError,
 )
-from callstate_client.model.times import ZERO_TIME, format_us, parse_us
+from callstate_client.model.times import ZERO_TIME, parse_us
 
 
 class Context:
@@ -331,12 +330,3 @@ class Context:
             age_s = 0.0 if created == ZERO_TIME else max(0.0, (self.now_us() - parse_us(created)) / 1e6)
             session.born_of, session.born = created, self.clock.live() - age_s
         self.liveness.limit(session, session.born + session.facts.max_duration_s)
-
-
-def ended_error(session: Session) -> SessionEndedError:
-    """The error that says when and why the session ended."""
-    return SessionEndedError(
-        f"the session has ended: {session.facts.ended_reason}",
-        ended_at=format_us(session.facts.ended_us) if session.facts.ended_us else None,
-        reason=session.facts.ended_reason,
-    )

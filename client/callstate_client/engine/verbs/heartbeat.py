@@ -10,8 +10,9 @@ from callstate_client.engine.interfaces import Access, Caller, Deferred, InSteps
 from callstate_client.engine.long_result import Result
 from callstate_client.engine.phases import Phase
 from callstate_client.engine.rules.authority import check_authority, speaks_for
-from callstate_client.engine.rules.context import Context, ended_error
+from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.lifecycle import beat, bring_back, tell_timeout
+from callstate_client.engine.rules.refusals import ended_error
 from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import FencedError, InvalidParamsError, StoreUnavailableError, UnreadableError
 from callstate_client.protocol.messages import encode_json

@@ -19,10 +19,11 @@ from callstate_client.engine.long_result import Result
 from callstate_client.engine.phases import Phase
 from callstate_client.engine.reasons import EXITED, HOST_LOST, REAPED, RELEASED, STOLEN, UNOWNED
 from callstate_client.engine.rules.authority import check_authority, is_holder
-from callstate_client.engine.rules.context import Context, ended_error
+from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.handovers import counted_hold, is_poison
 from callstate_client.engine.rules.lifecycle import beat, retime, revive, tell_timeout
 from callstate_client.engine.rules.param_checks import checked_labels, checked_word, checked_worker
+from callstate_client.engine.rules.refusals import ended_error
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.user import UNKNOWN

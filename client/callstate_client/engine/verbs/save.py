@@ -16,9 +16,10 @@ from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps,
 from callstate_client.engine.long_result import Result
 from callstate_client.engine.reasons import OVERTIME
 from callstate_client.engine.rules.authority import check_epoch, check_writable, holder_of, is_holder
-from callstate_client.engine.rules.context import Context, ended_error
+from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.lifecycle import retime, settle_status, tell_timeout
 from callstate_client.engine.rules.param_checks import checked_id, checked_labels, checked_word
+from callstate_client.engine.rules.refusals import version_conflict
 from callstate_client.engine.sessions.document import HEAD_REST_BYTES, Document
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Head, ReadHead, read_in_steps, read_now
@@ -163,7 +164,7 @@ def _save(
     if p.op in session.ops:
         return session.ops[p.op]
     if p.if_version is not None and p.if_version != session.version:
-        raise _conflict(session, p.if_version)
+        raise version_conflict(session, p.if_version)
     if session.ended and _is_anew(p, head):
         check_epoch(ctx, caller, session, p.epoch)
         ctx.check_room(caller.user, session)
@@ -176,17 +177,6 @@ def _save(
     )
     ctx.check_share(session, _growth(session, head, labels, change), ends=head.status == "ended")
     return _replace(ctx, caller, session, p, labels, head, change)
-
-
-def _conflict(session: Session, if_version: int) -> ConflictError:
-    """The error, with the session's version and, for a caller that wanted to create it, its status."""
-    text, about = f"the session has version {session.version}", {}
-    if if_version == 0:
-        about["status"] = session.doc.status
-        if session.ended:
-            error = ended_error(session)
-            text, about = error.message, about | error.data
-    return ConflictError(text, version=session.version, **about)
 
 
 def _is_anew(p: SaveParams, head: Head) -> bool:

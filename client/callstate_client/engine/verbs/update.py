@@ -8,7 +8,8 @@ from typing import Any, Final
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
 from callstate_client.engine.long_result import Result
 from callstate_client.engine.rules.authority import holder_of
-from callstate_client.engine.rules.context import Context, ended_error
+from callstate_client.engine.rules.context import Context
+from callstate_client.engine.rules.refusals import ended_error, version_conflict
 from callstate_client.engine.sessions.head_patch import (
     PatchedFields,
     checked_patch,
@@ -21,7 +22,6 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.validation.values import LONG_BYTES
 from callstate_client.engine.sessions.weight import head_growth
 from callstate_client.engine.verbs.changing import changeable, complete_head
-from callstate_client.errors import ConflictError
 from callstate_client.protocol.params import UpdateParams
 
 UPDATE_TRIES: Final = 4
@@ -69,7 +69,7 @@ def _update(
 ) -> bytes:
     """Update by a checked patch. `fields`: what it makes of the fields, if they were not changed meanwhile."""
     if p.if_version is not None and p.if_version != session.version:
-        raise ConflictError(f"the session has version {session.version}", version=session.version)
+        raise version_conflict(session, p.if_version)
     head = patched_head(session.doc, changes, "$.params.set", fields)
     if session.ended and head.status != "ended":
         raise ended_error(session)  # a late update does not start a new call: only a save or a claim revives
