@@ -44,8 +44,7 @@ class CallStore(SessionApi):
     """
 
     def __init__(self, close_timeout_s: float = CLOSE_TIMEOUT_S, timeout_s: float = TIMEOUT_S) -> None:
-        super().__init__(close_timeout_s)
-        self._timeout_s = timeout_s
+        super().__init__(close_timeout_s, timeout_s)
         self._held = HeldCalls(self, self._new_heartbeats(), self._set_draining)
         self._draining = False
         self._drain_changed = asyncio.Event()

@@ -13,7 +13,7 @@ from callstate_client import protocol
 from callstate_client.api import CallStore
 from callstate_client.calls.heartbeats.loop_watchdog import LoopHeartbeats
 from callstate_client.calls.heartbeats.schedule import Heartbeats, default_timeout_s
-from callstate_client.errors import ConnectionLostError, StoreClosedError
+from callstate_client.errors import ConnectionLostError, ShuttingDownError, StoreClosedError
 from callstate_client.protocol.events import Cursor
 from callstate_client.protocol.waiter import Waiter
 from callstate_client.requests import BeforeSend, Redaction, validation
@@ -230,7 +230,10 @@ class SidecarStore(CallStore):
         future: asyncio.Future[None] = self._loop.create_future()
         self._batcher.add(session_id, future)
         self._connection.writable()
-        await future
+        try:
+            await future
+        except ShuttingDownError:  # by itself it is sent again, if the daemon is stopping
+            await super().update_heartbeat(session_id)
 
     def _send_heartbeats(self, params: protocol.HeartbeatParams, waiter: Waiter) -> None:
         self._connection.send("session.heartbeat", params, waiter)

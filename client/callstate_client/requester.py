@@ -5,17 +5,21 @@ What differs between stores is abstract here: a connection to the daemon, or the
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection
+from time import monotonic
 from types import TracebackType
 from typing import Protocol, TypeVar
 
 from callstate_client import protocol, requests
+from callstate_client.errors import ConnectionLostError, NoDaemonError, RequestTimeoutError, ShuttingDownError
 from callstate_client.protocol.events import Cursor, Event
 from callstate_client.protocol.waiter import Waiter
 from callstate_client.requests import PreparedRequest
 from callstate_client.telemetry import Telemetry
+from callstate_client.transport.backoff import RESTART, Backoff
 from callstate_client.uncopied import Uncopied
 
 __all__ = ["EventSource", "Requester"]
@@ -58,7 +62,8 @@ class Requester(Uncopied, ABC):
 
     instead = "share this one within the process, and make one with connect() in another"
 
-    def __init__(self, close_timeout_s: float) -> None:
+    def __init__(self, close_timeout_s: float, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self.close_timeout_s = close_timeout_s
         """How long leaving a call, and `close()`, wait until what was queued is acknowledged, seconds."""
         self._redaction: requests.Redaction | None = None
@@ -171,7 +176,7 @@ class Requester(Uncopied, ABC):
     async def _execute(
         self, request: PreparedRequest[ResultT], timeout_s: float | None, epoch: int | None = None
     ) -> ResultT:
-        """Send a request and decode its reply.
+        """Send a request and decode its reply. If the daemon refuses it as it is stopping, the next one gets it.
 
         Args:
             request: what to send.
@@ -180,5 +185,37 @@ class Requester(Uncopied, ABC):
         """
         if epoch is not None:
             requests.fenced(request, epoch)
+        until = monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
         reply = await self.request(request.method, request.params, op_of=request.op_of, timeout_s=timeout_s)
+        try:
+            return request.result(reply)
+        except ShuttingDownError as refused:
+            await self._wait_answering(until, refused)
+        left_s = until - monotonic()
+        reply = await self.request(request.method, request.params, op_of=request.op_of, timeout_s=left_s)
         return request.result(reply)
+
+    async def _wait_answering(self, until: float, refused: ShuttingDownError) -> None:
+        """Wait for a daemon that answers. One that is stopping refuses every request; one that is being drained
+        refuses new sessions only.
+
+        Args:
+            until: for how long; a time of the monotonic clock, seconds.
+            refused: what the daemon has said.
+
+        Raises:
+            ShuttingDownError: what it has said: there was none in that time.
+        """
+        backoff = Backoff(RESTART)
+        while True:
+            try:
+                protocol.decode_empty(await self.request("server.ping", timeout_s=until - monotonic()))
+            except ShuttingDownError:
+                pause_s = backoff.pause_s()
+                if monotonic() + pause_s >= until:
+                    raise refused from None
+            except (NoDaemonError, ConnectionLostError, RequestTimeoutError) as error:
+                raise refused from error
+            else:
+                return
+            await asyncio.sleep(pause_s)

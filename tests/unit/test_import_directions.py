@@ -28,7 +28,7 @@ CLIENT = {
     "uncopied": "",
     "telemetry": "errors",
     "otel": "errors telemetry",
-    "requester": "errors model protocol store requests telemetry uncopied",
+    "requester": "errors model protocol store requests telemetry transport uncopied",
     "session_api": "errors model protocol store requests requester",
     "calls": "errors model protocol store requests transport requester session_api uncopied",
     "api": "errors model protocol store requests transport requester session_api calls",

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from time import monotonic
 from typing import Final, Generic, TypeVar
 
 from callstate_client import protocol, requests
-from callstate_client.errors import StoreClosedError
+from callstate_client.errors import (
+    ConnectionLostError,
+    NoDaemonError,
+    RequestTimeoutError,
+    ShuttingDownError,
+    StoreClosedError,
+)
 from callstate_client.requests import PreparedRequest
 from callstate_client.telemetry import Telemetry
+from callstate_client.transport.backoff import RESTART, Backoff
 from callstate_client.transport.blocking import REQUEST_ID
 from callstate_client.transport.identity import Identity
 from callstate_client.transport.pending import REPEATABLE
@@ -125,7 +133,10 @@ class Requester(Uncopied):
         line = self._heartbeat_lines.get(session_id) or self._new_heartbeat_line(session_id)
         reply = self._pool.exchange(line, timeout_s)
         if reply != HEARTBEAT_REPLY:
-            protocol.decode_empty(reply)
+            try:
+                protocol.decode_empty(reply)
+            except ShuttingDownError:  # from here it is sent again, if the daemon is stopping
+                self._execute(requests.heartbeat(session_id), timeout_s)
 
     def _new_heartbeat_line(self, session_id: str) -> bytes:
         if self.closed:
@@ -140,7 +151,7 @@ class Requester(Uncopied):
     def _execute(
         self, request: PreparedRequest[ResultT], timeout_s: float | None, epoch: int | None = None
     ) -> ResultT:
-        """Send a request and decode its reply.
+        """Send a request and decode its reply. If the daemon refuses it as it is stopping, the next one gets it.
 
         Args:
             request: what to send.
@@ -148,5 +159,37 @@ class Requester(Uncopied):
             epoch: the fencing token of a mutation; None for none.
         """
         requests.fenced(request, epoch)
+        until = monotonic() + (self._pool.timeout_s if timeout_s is None else timeout_s)
         reply = self.request(request.method, request.params, op_of=request.op_of, timeout_s=timeout_s)
+        try:
+            return request.result(reply)
+        except ShuttingDownError as refused:
+            self._wait_answering(until, refused)
+        left_s = until - monotonic()
+        reply = self.request(request.method, request.params, op_of=request.op_of, timeout_s=left_s)
         return request.result(reply)
+
+    def _wait_answering(self, until: float, refused: ShuttingDownError) -> None:
+        """Wait for a daemon that answers. One that is stopping refuses every request; one that is being drained
+        refuses new sessions only.
+
+        Args:
+            until: for how long; a time of the monotonic clock, seconds.
+            refused: what the daemon has said.
+
+        Raises:
+            ShuttingDownError: what it has said: there was none in that time.
+        """
+        backoff = Backoff(RESTART)
+        while True:
+            try:
+                protocol.decode_empty(self.request("server.ping", timeout_s=until - monotonic()))
+            except ShuttingDownError:
+                pause_s = backoff.pause_s()
+                if monotonic() + pause_s >= until:
+                    raise refused from None
+            except (NoDaemonError, ConnectionLostError, RequestTimeoutError) as error:
+                raise refused from error
+            else:
+                return
+            self._pool.wait(pause_s)

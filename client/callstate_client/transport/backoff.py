@@ -44,6 +44,10 @@ microseconds, so delays can be short."""
 DELIVER: Final = Delays(0.05, 2.0)
 """Between attempts to deliver a queued change to a daemon that answers with a retryable error."""
 
+RESTART: Final = Delays(0.02, 0.5)
+"""Between attempts to reach the daemon that follows one which is stopping. A stop may take ten seconds, for a slow
+store; the next daemon may answer tens of milliseconds later."""
+
 HEARTBEAT: Final = Delays(0.1, 1.0)
 """Between attempts to send a heartbeat: short compared with the third of a timeout between two heartbeats."""
 

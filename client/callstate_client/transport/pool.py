@@ -43,7 +43,7 @@ class Pool:
     ) -> None:
         self._identity = identity
         self._places = places
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._by_process: dict[int, ProcessConnections] = {}
         self.closed = False
         fork_safety.watch(self)
@@ -67,8 +67,12 @@ class Pool:
             UnsupportedProtocolError: it speaks another version of the protocol.
         """
         ours = self._ours()
-        shortest_s = min(SHORTEST_HANDSHAKE_S, self._timeout_s)
+        shortest_s = min(SHORTEST_HANDSHAKE_S, self.timeout_s)
         ours.idle.append(self.connect(ours, monotonic() + wait_s, Backoff(CONNECT), shortest_s))
+
+    def wait(self, pause_s: float) -> None:
+        """Wait for so many seconds, or until the pool is closed."""
+        self._ours().closing.wait(pause_s)
 
     def forked(self) -> None:
         """In a child: close the parent's connections now, even if the child never sends a request."""
@@ -125,7 +129,7 @@ class Pool:
             StoreClosedError: the pool is closed, or was closed meanwhile.
         """
         if timeout_s is None:
-            timeout_s = self._timeout_s
+            timeout_s = self.timeout_s
         until = monotonic() + timeout_s
         # looked up each time: a fork made in C, such as uWSGI's, runs no Python hooks
         ours = self._by_process.get(getpid()) or self._ours()

@@ -19,18 +19,22 @@ from callstate_client import (
     InternalError,
     InvalidParamsError,
     NoDaemonError,
+    Record,
     RequestTimeoutError,
     SessionEndedError,
     SessionNotFoundError,
     SessionState,
+    ShuttingDownError,
     SidecarStore,
     StoreClosedError,
     TooLargeError,
     UnsupportedProtocolError,
     connect,
+    requester,
     sync,
 )
 from callstate_client.errors import FencedError, OverloadedError, WireError
+from callstate_client.transport.backoff import Delays
 from callstate_client.transport.pending import OPS_REMEMBERED
 from support.scripted import ScriptedPeer
 
@@ -81,6 +85,65 @@ async def test_beats_of_one_turn_are_one_message_and_each_has_its_outcome(
     assert [type(outcome) for outcome in outcomes] == [
         type(None), SessionNotFoundError, SessionEndedError, FencedError, type(None),
     ]  # fmt: skip
+
+
+async def test_what_a_stopping_daemon_refuses_is_sent_again_to_the_next_one(
+    peer: ScriptedPeer, store: SidecarStore
+) -> None:
+    tasks = soon(store.record_interruption("c1"), store.get("c2", "none"), store.update_heartbeat("c3"))
+    first = await peer.requests(3)
+    pings: list[dict[str, Any]] = []
+    for request in first:
+        peer.refuse(request, ShuttingDownError("stopping"))
+        pings += await peer.requests(1)
+    for ping in pings:
+        peer.refuse(ping, ShuttingDownError("stopping"))
+    peer.hang_up()
+    pings = await peer.requests(3)
+    assert {ping["method"] for ping in pings} == {"server.ping"}
+    last: list[dict[str, Any]] = []
+    for ping in pings:
+        peer.reply(ping, {})
+        last += await peer.requests(1)
+    for request in last:
+        peer.reply(request, {"session": {"id": "c2"}, "version": 7})
+    sent = [sorted((each["method"], str(each["params"])) for each in requests) for requests in (first, last)]
+    assert sent[0] == sent[1], "each with its op"
+    interrupted, record, beaten = await asyncio.gather(*tasks)
+    assert (interrupted, cast("Record", record).version, beaten) == (7, 7, None)
+
+
+async def test_what_a_daemon_that_is_being_drained_refuses_is_raised(
+    peer: ScriptedPeer, store: SidecarStore
+) -> None:
+    (task,) = soon(store.save(SessionState("c1")))
+    for method in ("session.save", "server.ping", "session.save"):
+        (request,) = await peer.requests(1)
+        assert request["method"] == method
+        if method == "server.ping":
+            peer.reply(request, {})
+        else:
+            peer.refuse(request, ShuttingDownError("draining"))
+    with pytest.raises(ShuttingDownError, match="draining"):
+        await task
+
+
+async def test_a_daemon_that_goes_on_stopping_is_not_waited_for_beyond_the_requests_time(
+    peer: ScriptedPeer, store: SidecarStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requester, "RESTART", Delays(1000.0, 1000.0))
+    (task,) = soon(store.get("c1", timeout_s=100.0))
+    for _ in range(2):
+        peer.refuse((await peer.requests(1))[0], ShuttingDownError("stopping"))
+    with pytest.raises(ShuttingDownError):
+        await task
+
+
+async def test_a_request_stays_refused_if_there_is_no_next_daemon(store: SidecarStore) -> None:
+    refused = ShuttingDownError("stopping")
+    with pytest.raises(ShuttingDownError) as raised:
+        await store._wait_answering(0.0, refused)  # its time is up
+    assert raised.value is refused
 
 
 async def test_a_heartbeat_with_a_timeout_of_its_own_goes_alone(peer: ScriptedPeer, store: SidecarStore) -> None:

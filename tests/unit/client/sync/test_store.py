@@ -27,6 +27,7 @@ from callstate_client import (
     RequestTimeoutError,
     SessionEndedError,
     SessionState,
+    ShuttingDownError,
     StoreClosedError,
     TooLargeError,
     UnsupportedProtocolError,
@@ -34,6 +35,7 @@ from callstate_client import (
 )
 from callstate_client.sync import requester
 from callstate_client.transport import blocking, pool
+from callstate_client.transport.backoff import Delays
 from callstate_client.transport.pending import OPS_REMEMBERED
 from support.blocking_peer import WITHIN_S, Peer, Side
 
@@ -443,6 +445,74 @@ def test_repeatable_requests_are_sent_again(
         side = peer.accept()
         assert side.line() == before  # the op too
         side.reply(result)
+        asked.result(WITHIN_S)
+
+
+def test_what_a_stopping_daemon_refuses_is_sent_again_to_the_next_one(
+    peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    asks: list[tuple[Any, tuple[Any, ...], Any]] = [
+        (store.add_turn, ("c1", "user", "x"), VERSION),
+        (store.load, ("c1",), {"session": {"id": "c1"}, "version": 1}),
+    ]
+    for method, args, result in asks:
+        asked = threads.submit(method, *args)
+        before = side.line()
+        for _ in range(2):
+            side.refuse(ShuttingDownError("stopping"))
+            assert side.request()["method"] == "server.ping"
+        side.close()
+        side = peer.accept()
+        assert side.request()["method"] == "server.ping"
+        side.reply({})
+        assert side.line() == before  # the op too
+        side.reply(result)
+        asked.result(WITHIN_S)
+
+
+def test_a_heartbeat_that_a_stopping_daemon_refuses_is_sent_again(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    asked = threads.submit(store.update_heartbeat, "c1")
+    for method in ("session.heartbeat", "session.heartbeat", "server.ping"):
+        assert side.request()["method"] == method
+        side.refuse(ShuttingDownError("stopping"))
+    for method in ("server.ping", "session.heartbeat"):
+        assert side.request()["method"] == method
+        side.reply({})
+    asked.result(WITHIN_S)
+
+
+def test_a_daemon_that_goes_on_stopping_is_not_waited_for_beyond_the_requests_time(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requester, "RESTART", Delays(1000.0, 1000.0))
+    asked = threads.submit(store.load, "c1")
+    for _ in range(2):
+        side.line()
+        side.refuse(ShuttingDownError("stopping"))
+    with pytest.raises(ShuttingDownError):
+        asked.result(WITHIN_S)
+
+
+def test_a_request_stays_refused_if_there_is_no_next_daemon(store: sync.Store) -> None:
+    refused = ShuttingDownError("stopping")
+    with pytest.raises(ShuttingDownError) as raised:
+        store._wait_answering(0.0, refused)  # its time is up
+    assert raised.value is refused
+
+
+def test_what_a_daemon_that_is_being_drained_refuses_is_raised(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    asked = threads.submit(store.save, SessionState("c1"))
+    before = side.line()
+    side.refuse(ShuttingDownError("draining"))
+    assert side.request()["method"] == "server.ping"
+    side.reply({})
+    assert side.line() == before
+    side.refuse(ShuttingDownError("draining"))
+    with pytest.raises(ShuttingDownError, match="draining"):
         asked.result(WITHIN_S)
 
 
