@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from callstate_client.errors import DocumentError, SessionEndedError, SessionNotFoundError, StoreClosedError
+from callstate_client.errors import (
+    DocumentError,
+    InvalidParamsError,
+    SessionEndedError,
+    SessionNotFoundError,
+    StoreClosedError,
+)
 from callstate_client.model import Direction, Role, SessionState, Status, Turn
 from callstate_client.store import HealthChecker, Namer, SessionStore
 
@@ -238,6 +244,43 @@ async def test_members_that_go_takes_for_ours_are_refused(store: SessionStore, n
         await store.save(a_call(history=[Turn(Role.USER, "hi", extra={"duration_MS": 2})]))
     with pytest.raises(SessionNotFoundError):
         await store.load("call-1")
+
+
+async def test_further_members_do_not_replace_defined_ones(store: SessionStore) -> None:
+    for extra in ({"status": "ended"}, {"id": "call-2"}, {"history": []}):
+        with pytest.raises(DocumentError, match="of its own"):
+            await store.save(a_call(extra=extra))
+    state = a_call()
+    state.metrics.extra["turn_count"] = 2
+    with pytest.raises(DocumentError, match="of its own"):
+        await store.save(state)
+    with pytest.raises(DocumentError, match="of its own"):
+        await store.save(a_call(history=[Turn(Role.USER, "hi", extra={"role": "agent"})]))
+    assert await store.list_active() == []
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("provider", 5), ("provider", None), ("status", 5), ("call_id", 5), ("to", ["+1"]),
+        ("metrics.turn_count", 2**63), ("metrics.turn_count", 1.5), ("metrics.first_response_ms", "x"),
+        ("turn.role", 5), ("turn.content", None), ("turn.duration_ms", 1.5), ("turn.duration_ms", 2**63),
+    ],
+)  # fmt: skip
+async def test_what_nobody_could_read_is_not_saved(store: SessionStore, member: str, value: object) -> None:
+    await store.save(a_call(to="+3"))
+    state = a_call(history=[Turn(Role.USER, "hi")])
+    holder, _, name = member.rpartition(".")
+    setattr({"": state, "metrics": state.metrics, "turn": state.history[0]}[holder], name, value)
+    with pytest.raises((DocumentError, InvalidParamsError), match="Expected"):
+        await store.save(state)
+    assert (await store.load("call-1")).to == "+3"
+
+
+@pytest.mark.parametrize("session_id", [None, 5, b"x", "a\ud800"])
+async def test_what_is_no_text_is_no_id(store: SessionStore, session_id: str) -> None:
+    with pytest.raises(InvalidParamsError, match="session id"):
+        await store.save(a_call(session_id))
 
 
 async def test_unknown_members_survive(store: SessionStore) -> None:

@@ -33,7 +33,7 @@ def encode_members(members: Any) -> bytes:
 
 
 def check_shadows(extra: Collection[str], known: frozenset[str], holder: str) -> None:
-    """Check that Go, which matches names regardless of case, mistakes no extra member for a defined one.
+    """Check that no extra member has the name of a defined one, in upper or lower case: Go ignores case.
 
     Args:
         extra: the names of the extra members.
@@ -41,8 +41,11 @@ def check_shadows(extra: Collection[str], known: frozenset[str], holder: str) ->
         holder: what they are members of, for the error.
 
     Raises:
-        DocumentError: it would.
+        DocumentError: one has.
     """
+    if not known.isdisjoint(extra):
+        own = next(name for name in extra if name in known)
+        raise DocumentError(f"{own!r} is a member of {holder} of its own: set it there, not in extra")
     name = documents.shadowed(extra, known)
     if name is not None:
         raise DocumentError(

@@ -118,15 +118,17 @@ class DocumentStore(ABC):
         Whatever was there is replaced, as in the Go package.
 
         Raises:
-            InvalidParamsError: the id is empty, starts with `@` or is `active`, which are the store's own keys.
-            DocumentError: the state was loaded in part, or can't be written as JSON.
+            InvalidParamsError: the id is empty, starts with `@` or is `active`, which are the store's own keys; or
+                it is no text.
+            DocumentError: the state was loaded in part, can't be written as JSON, or nobody could read it then: a
+                member has a value of another type, such as a number for the provider.
             StoreUnavailableError: the store can't be reached, or refuses writes at present.
             StoreClosedError: after `close()`.
         """
         self._check_open()
         if state is None:
             return
-        if is_layout_name(state.id):
+        if not _is_text(state.id) or is_layout_name(state.id):
             raise InvalidParamsError(f"{state.id!r} can't be a session id", path="$.id", expected=SESSION_ID_RULE)
         if state.history_from:
             raise DocumentError(
@@ -136,8 +138,12 @@ class DocumentStore(ABC):
         state.updated_at = now()
         state.check_names()
         document = b"".join(state.pieces(check_turn_names))
+        try:
+            documents.read_stored(document, state.id)
+        except DocumentError as error:
+            raise DocumentError(f"{state.id!r} could not be read back: {error}") from error
         with _unavailable():
-            await self._put(state.id, document, active=state.is_active, call_id=_plain(state.call_id))
+            await self._put(state.id, document, active=state.is_active, call_id=_plain(state.call_id or ""))
 
     async def load(self, session_id: str) -> SessionState:
         """Load a session; its `updated_at` is the later of the last save and the last heartbeat.
@@ -251,6 +257,14 @@ def _unavailable() -> Iterator[None]:
 
 def _not_found(session_id: str) -> SessionNotFoundError:
     return SessionNotFoundError(f"no session {session_id!r}")
+
+
+def _is_text(session_id: object) -> bool:
+    """Whether this is a text that can be encoded, as `surrogateescape` has it: Go's ids need not be UTF-8."""
+    try:
+        return isinstance(session_id, str) and session_id.encode("utf-8", "surrogateescape") is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _plain(text: str) -> str:
