@@ -112,6 +112,8 @@ class Reconciler:
             or (theirs.host == "" and theirs.version > session.doc.updated_us)
         ):
             return False  # it belongs to another user, or is newer and of no host, as the Go package writes it
+        elif _is_taken_back(session, theirs):
+            self._take_back(session, theirs)
         elif session.base is None or _is_known(session, session.base, theirs):
             self._settle_known(session, theirs)
         else:
@@ -120,12 +122,10 @@ class Reconciler:
         return True
 
     def _settle_known(self, session: Session, theirs: Session) -> None:
-        """Ours takes the store's state into account, or another host had ours in between."""
+        """Ours takes the store's state into account."""
         is_same_epoch = theirs.facts.epoch == session.facts.epoch
         if theirs.host is None and is_same_epoch and theirs.version <= session.version:
             self._continue_from(session)
-        elif _is_taken_back(session, theirs):
-            self._take_back(session, theirs)
         else:
             self._raise_above(session, theirs.version, -1 if is_same_epoch else theirs.facts.epoch)
 
@@ -335,10 +335,14 @@ def _is_new_call(session: Session, meta: StoredMeta) -> bool:
 
 
 def _is_taken_back(session: Session, theirs: Session) -> bool:
-    """Whether the store had ours, and has a state by now that another host had in between, and perhaps changed."""
-    if theirs.host is not None or not is_later_term(theirs.facts.epoch, session.facts.epoch):
+    """Whether the store had ours, and has a state by now that another host had in between, and perhaps changed.
+    Whether that one had what the journal has of ours is not known: they can't be merged."""
+    is_later = theirs.host is None and is_later_term(theirs.facts.epoch, session.facts.epoch)
+    if not is_later or session.unverified:
         return False
-    return session.base is not None or 0 < session.stored_version != theirs.version
+    if session.base is not None:
+        return theirs.version not in (session.base.version, session.base.sent)
+    return 0 < session.stored_version != theirs.version
 
 
 def _is_known(session: Session, base: MergeBase, theirs: Session) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.phases import Phase
@@ -426,6 +427,26 @@ async def test_what_was_taken_back_since_the_store_was_read_stays_ours(deleted: 
     else:
         assert stored(core)["history"][-1]["content"] == "acknowledged"
         assert not core.table.set_aside
+
+
+async def test_what_another_host_had_in_between_is_not_merged() -> None:
+    """It had not seen what the journal alone had. The store has given the session back since; no reply came."""
+    core = Core()
+    await core.save("a", session={"history": [{"role": "agent", "content": "one"}]})
+    await flush(core)
+    await core.turn("a", "two")
+    core = restarted(core)
+    row = core.memory.rows["a"]
+    assert row.meta is not None
+    theirs = stored(core) | {"history": [*stored(core)["history"], {"role": "agent", "content": "theirs"}]}
+    put(core, structs.replace(row.meta, epoch=2 << 20, version=row.meta.version + 10**9), **theirs)
+    await core.turn("a", "three")
+    await flush(core)
+    assert contents(stored(core)) == ["one", "theirs"]
+    (copy,) = core.table.set_aside.of("a")
+    assert contents({"history": json.loads(b"[%b]" % copy.state.turns)}) == ["one", "two", "three"]
+    assert core.session("a").facts.epoch == 2 << 20
+    assert kept(core.replayed().sessions["a"]) == kept(core.session("a"))
 
 
 async def test_other_verbs_on_what_is_not_hot_wait_for_the_store(core: Core) -> None:
