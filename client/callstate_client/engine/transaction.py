@@ -224,7 +224,7 @@ class Transaction:
     def drop_copies(self, session_id: str) -> None:
         """Drop the copies of this session that were set aside."""
         for copy in self._table.set_aside.of(session_id):
-            self._table.set_aside.drop(session_id, copy.state.version)
+            self._table.set_aside.drop(copy)
             self._rare_undo.dropped_copies.append(copy)
             emptied = structs.replace(copy.state, fields=b"", turns=b"", count=0, ops=[])
             self.records.append(structs.replace(copy, state=emptied, dropped=True))
@@ -369,7 +369,7 @@ class Transaction:
         for copy in rare.dropped_copies:
             table.set_aside.add(copy)
         for copy in rare.set_aside:  # last, as it may have been dropped, too
-            table.set_aside.drop(copy.state.session_id, copy.state.version)
+            table.set_aside.drop(copy)
         for session in rare.admitted:
             session.journaled = False
         for session, written in rare.written:

@@ -101,7 +101,7 @@ def _set_aside(table: SessionTable, record: SetAsideRecord) -> None:
     session_id, version = record.state.session_id, record.state.version
     session = table.sessions.get(session_id)
     if record.dropped:
-        table.set_aside.drop(session_id, version)
+        table.set_aside.drop(record)
         return
     table.set_aside.add(record)
     if session is not None and session.version <= version:  # else it has come back since

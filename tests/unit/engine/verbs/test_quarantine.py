@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from callstate_client import MemoryStore, SessionState
 from callstate_client.engine.sessions.stored import StoredMeta
@@ -159,6 +160,21 @@ async def test_a_copy_is_shown_whole_and_dropped_for_good() -> None:
     assert (await core.call("session.load", session_id="a"))["owner"] == "w9"
     with pytest.raises(SessionNotFoundError):
         await core.call("quarantine.show", session_id="a")
+
+
+async def test_of_two_that_came_to_the_same_version_at_two_hosts_both_are_kept() -> None:
+    core = await lost("a")
+    (copy,) = core.table.set_aside.of("a")
+    facts = structs.replace(copy.state.facts, epoch=2 << 20)
+    later = structs.replace(copy, state=structs.replace(copy.state, facts=facts))
+    core.tx.records.append(later)
+    core.table.set_aside.add(later)
+    core.commit()
+    assert core.table.set_aside.of("a") == [copy, later]
+    assert core.replayed().set_aside.of("a") == [copy, later]
+    await core.call("quarantine.drop", session_id="a")
+    assert not core.table.set_aside
+    assert not core.replayed().set_aside
 
 
 async def test_a_drop_of_a_copy_that_is_not_durable_is_undone() -> None:
