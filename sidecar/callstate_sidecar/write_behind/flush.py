@@ -90,5 +90,8 @@ class FlushBarrier:
         """How many sessions the store does not have as they were at the end of this era."""
         table = self._table
         quarantined = sum(self._is_answered(i, era) for i in table.quarantined)
-        set_aside = sum(i not in table.sessions for i in table.set_aside)
-        return table.dirty.unwritten_sessions(era) + quarantined + set_aside
+        return table.dirty.unwritten_sessions(era) + quarantined + self.count_lost()
+
+    def count_lost(self) -> int:
+        """How many sessions another host has, of which only a copy is here: it is never written."""
+        return sum(i not in self._table.sessions for i in self._table.set_aside)

@@ -135,14 +135,15 @@ class WriteBehind(BackgroundTask):
         """Wait until the store has what is dirty, the time is up, or the store turns out to be down.
 
         Returns:
-            how many sessions and deletions the store does not have; the journal has them.
+            how many sessions and deletions the store does not have: the journal has them, and the next start writes
+            them.
         """
         deadline = self._clock.mono() + timeout_s
         if not self.store.is_open:
             await self._look_for_loss(min(timeout_s, self._config.timeout_s))
         left_s = max(0.0, deadline - self._clock.mono())
         left = await self._barrier.wait(None, left_s, unless_down=True)
-        return left["unflushed"]
+        return left["unflushed"] - self._barrier.count_lost()
 
     async def _look_for_loss(self, timeout_s: float | None) -> None:
         with suppress(TimeoutError):

@@ -179,3 +179,15 @@ async def test_a_stop_waits_for_a_store_that_is_up() -> None:
     assert await core.writer.flush_before_stop(20.0) == 0
     await core.writer.stop()
     assert core.memory.versions().keys() == {"s0"}
+
+
+async def test_a_stop_counts_no_copy_of_a_session_that_another_host_has() -> None:
+    core = Core()
+    await core.save("s0")
+    await core.writer.write_round()
+    core.tx.set_aside(core.table.sessions["s0"], "other", 1)
+    core.commit()
+    core.writer.start()
+    assert await core.writer.flush_before_stop(20.0) == 0
+    await core.writer.stop()
+    assert len(core.table.set_aside) == 1
