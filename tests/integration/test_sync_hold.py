@@ -148,6 +148,34 @@ def test_a_stolen_call_is_lost_with_the_next_request(
             assert (record.owner, record.state.status, record.turn_count) == ("w2", "active", 0)
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["known", "not known"])
+def test_a_call_that_somebody_else_ended_is_left_without_an_error(
+    store: sync.Store, other: sync.Store, operator: sync.Store, known: bool
+) -> None:
+    with store.hold(a_call(), beat="manual") as call:
+        operator.end("c1", "by_the_operator")
+        if known:
+            with pytest.raises(SessionEndedError):
+                call.beat()
+    assert isinstance(call.lost, SessionEndedError) is known
+    with store.hold(a_call("c2"), beat="manual") as call:
+        operator.end("c2", "by_the_operator")
+        if known:
+            with pytest.raises(SessionEndedError):
+                call.beat()
+        call.release()
+    assert isinstance(call.lost, SessionEndedError)
+    with store.hold(a_call("c3"), beat="manual") as call:
+        other.claim("c3", steal=True)
+        call.release()
+    assert isinstance(call.lost, FencedError)
+    assert operator.get("c3").owner == "w2"
+    with store.hold(a_call("c4"), beat="manual") as call:
+        operator.delete("c4")
+        call.release()
+    assert isinstance(call.lost, SessionNotFoundError)
+
+
 def test_a_thread_sends_the_heartbeats_of_all_calls_and_learns_that_one_is_lost(
     store: sync.Store, other: sync.Store
 ) -> None:

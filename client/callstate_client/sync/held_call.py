@@ -347,7 +347,8 @@ class HeldCall(Uncopied):
             self._leaving = True
         try:
             if not (self.ended or self.lost):
-                self._while_held(lambda: self._api.release(self.id, self.epoch, timeout_s=timeout_s))
+                with suppress(FencedError, SessionEndedError, SessionNotFoundError):  # no longer ours: see `lost`
+                    self._while_held(lambda: self._api.release(self.id, self.epoch, timeout_s=timeout_s))
         finally:
             self._set_released()
 
@@ -426,7 +427,9 @@ class HeldCall(Uncopied):
         reason = reason_to_end(error, self.end_on)
         if reason is None or self.released:
             self.release()
-        elif self.lost is not None and not self.ended:
+        elif self.ended or isinstance(self.lost, SessionEndedError):
+            pass  # to end what has ended is no error, whether it is known that it has or not
+        elif self.lost is not None:
             raise self.lost
-        elif not (self.ended or self.released):
+        else:
             self.end(reason)
