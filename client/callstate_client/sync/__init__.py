@@ -249,10 +249,10 @@ class Store(SessionApi):
 
 def connect(
     socket: str | os.PathLike[str] | None = None,
+    worker_id: str | None = None,
     wait_s: float = 5.0,
     *,
     timeout_s: float = TIMEOUT_S,
-    worker_id: str | None = None,
     before_send: BeforeSend | None = None,
     telemetry: Telemetry | None = None,
 ) -> Store:
@@ -262,11 +262,11 @@ def connect(
         socket: the daemon's; default `CALLSTATE_SOCKET`, else the first that exists of
             `$XDG_RUNTIME_DIR/callstate.sock`, `/run/callstate/callstate.sock` and
             `/tmp/callstate-<uid>/callstate.sock`.
-        wait_s: how long to wait for a daemon that does not listen yet, seconds; 0 tries once.
-        timeout_s: how long each call waits for its reply, seconds.
         worker_id: be this worker, which owns the calls that it creates and claims; 1 to 64 bytes of printable ASCII
             without spaces. Its process is watched: when it dies, its calls can be recovered at once. None: no
             worker, like an operator's tool or a simple script.
+        wait_s: how long to wait for a daemon that does not listen yet, seconds; 0 tries once.
+        timeout_s: how long each call waits for its reply, seconds.
         before_send: gets a session's id and a copy of each turn before it is sent, and returns the turn to send in
             its place, for example without card numbers. If it raises, the turn is not sent: BeforeSendError.
         telemetry: what requests and calls are reported to, such as `callstate_client.otel.OpenTelemetry()`.

@@ -51,7 +51,7 @@ def peer(short_dir: Path) -> Iterator[Peer]:
 
 @pytest.fixture
 def store(peer: Peer, threads: ThreadPoolExecutor) -> Iterator[sync.Store]:
-    connecting = threads.submit(sync.connect, peer.path, WITHIN_S, timeout_s=WITHIN_S, worker_id="w1")
+    connecting = threads.submit(sync.connect, peer.path, wait_s=WITHIN_S, timeout_s=WITHIN_S, worker_id="w1")
     side = peer.accept()
     answer(side, "worker.register", {"worker_id": "w1"})
     with connecting.result(WITHIN_S) as store:

@@ -126,13 +126,9 @@ def test_held_calls_have_the_same_methods(name: str) -> None:
     assert parameters_of(getattr(sync.HeldCall, name), {"timeout_s"}) == theirs
 
 
-def test_connecting_is_the_same_without_a_worker() -> None:
-    theirs = dict(inspect.signature(callstate_client.connect).parameters)
-    for name in ("worker_id", "register", "stall_timeout_s", "close_timeout_s"):
-        del theirs[name]
-    ours = dict(inspect.signature(sync.connect).parameters)
-    del ours["worker_id"]  # last: it came later
-    assert ours == theirs
+def test_connecting_takes_the_same_but_for_what_watches_tasks() -> None:
+    theirs = parameters_of(callstate_client.connect, {"register", "stall_timeout_s", "close_timeout_s"})
+    assert [*parameters_of(sync.connect, set()).items()] == [*theirs.items()], "in the same order"
 
 
 # -- requests and replies ---------------------------------------------------------------------------------------
@@ -680,7 +676,7 @@ def test_a_peer_that_hangs_up_at_once_is_not_stormed(
 
 
 def test_it_waits_for_a_daemon_that_is_not_there_yet(short_dir: Path, threads: ThreadPoolExecutor) -> None:
-    connecting: Future[sync.Store] = threads.submit(sync.connect, short_dir / "s", WITHIN_S)
+    connecting: Future[sync.Store] = threads.submit(sync.connect, short_dir / "s", wait_s=WITHIN_S)
     peer = Peer(short_dir / "s", {"protocol": 1})
     peer.accept()
     connecting.result(WITHIN_S).close()
@@ -714,7 +710,7 @@ def test_a_protocol_of_another_version_is_said_at_once(
     short_dir: Path, threads: ThreadPoolExecutor, worker_id: str | None
 ) -> None:
     peer = Peer(short_dir / "s")
-    connecting = threads.submit(sync.connect, peer.path, WITHIN_S, worker_id=worker_id)
+    connecting = threads.submit(sync.connect, peer.path, wait_s=WITHIN_S, worker_id=worker_id)
     side = peer.accept()
     assert side.request()["method"] == "server.info"
     side.reply({"protocol": 2, "version": "9.0"})

@@ -199,7 +199,7 @@ async def main():
 
 if what == "blocking":
     signal.signal(signal.SIGUSR1, fork)
-    store = sync.connect(path, 60, timeout_s=60)
+    store = sync.connect(path, wait_s=60, timeout_s=60)
     threading.Thread(target=store.ping, daemon=True).start()
     store.ping()
 else:
