@@ -6,7 +6,7 @@ those that are kept, the bytes are counted once they are decoded.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
@@ -54,8 +54,9 @@ FlushIds = Annotated[list[Annotated[str, Meta(max_length=MAX_ID_BYTES)]], Meta(m
 RetryIds = Annotated[list[SessionId], Meta(max_length=MAX_RETRY_IDS)]
 EventTypes = Annotated[list[Word], Meta(max_length=MAX_EVENT_TYPES)]
 
-Labels = dict[str, str]
-"""Checked once it is decoded (engine/rules/param_checks.py), for errors that name the label."""
+Labels = dict[str, Any]
+"""Names and values, which have to be strings: checked once they are decoded (engine/rules/param_checks.py), for
+errors that name the label."""
 
 Version = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol.ids import (
     MAX_LABEL_VALUE_BYTES,
@@ -27,17 +29,19 @@ def checked_id(session_id: str, path: str) -> str:
     return session_id
 
 
-def checked_labels(labels: dict[str, str], path: str = "$.params.labels") -> dict[str, str]:
-    """Return labels if they are within their bounds.
+def checked_labels(labels: dict[str, Any], path: str = "$.params.labels") -> dict[str, str]:
+    """Return labels if they are strings within their bounds.
 
     Raises:
-        InvalidParamsError: there are too many, or one is too long.
+        InvalidParamsError: there are too many, or one is no string, or too long.
     """
     if len(labels) > MAX_LABELS:
         raise InvalidParamsError(
             f"more than {MAX_LABELS} labels at {path}", path=path, expected=f"at most {MAX_LABELS}"
         )
     for name, value in labels.items():
+        if not isinstance(value, str):
+            raise InvalidParamsError(f"Expected `str` at {path}.{name}", path=f"{path}.{name}", expected="str")
         if not 0 < len(name.encode()) <= MAX_NAME_BYTES or len(value.encode()) > MAX_LABEL_VALUE_BYTES:
             raise InvalidParamsError(
                 f"a label too long at {path}.{name}",

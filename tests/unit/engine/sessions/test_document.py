@@ -256,7 +256,7 @@ def test_any_turn_can_be_replaced_wherever_its_chunk_lies(index: int) -> None:
     ("patch", "path"),
     [
         (b'{"role":5}', "$.set.role"),
-        (b'{"duration_ms":9223372036854775808}', "$.set"),
+        (b'{"duration_ms":9223372036854775808}', "$.set.duration_ms"),
         (b'{"timestamp":"yesterday"}', "$.set.timestamp"),
         (b"5", "$.set"),
     ],

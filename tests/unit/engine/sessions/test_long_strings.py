@@ -57,7 +57,7 @@ def test_a_long_turn_is_whole_as_before() -> None:
         (turn(timestamp=ESCAPES), InvalidParamsError, "$.turn.timestamp"),
         (turn(duration_ms=ESCAPES), InvalidParamsError, "$.turn.duration_ms"),
         (turn(content=ESCAPES, Content="x"), InvalidParamsError, "$.turn.Content"),
-        (turn(content=ESCAPES, x=2**63), InvalidParamsError, "$.turn"),
+        (turn(content=ESCAPES, x=2**63), InvalidParamsError, "$.turn.x"),
         (turn(content=ESCAPES + "@").replace(b"@", b"\\x"), ParseError, "$.turn"),
         (turn(content=ESCAPES + "@").replace(b"@", b"\\ud83d"), ParseError, "$.turn"),
         (turn(content=ESCAPES + "@").replace(b"@", b"\xff"), ParseError, "$.turn"),

@@ -118,7 +118,7 @@ async def test_labels_and_timeouts_stay_when_a_save_omits_them(core: Core) -> No
         ({"labels": {"": "x"}}, "$.params.labels."),
         ({"labels": {"é" * 33: "x"}}, "$.params.labels." + "é" * 33),
         ({"labels": {"a": "x" * 257}}, "$.params.labels.a"),
-        ({"labels": {"a": 5}}, "$.params.labels[...]"),
+        ({"labels": {"a": 5}}, "$.params.labels.a"),
         ({"heartbeat_timeout_s": 0}, "$.params.heartbeat_timeout_s"),
         ({"max_duration_s": -1}, "$.params.max_duration_s"),
         ({"if_version": -1}, "$.params.if_version"),

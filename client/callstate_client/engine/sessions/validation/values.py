@@ -107,8 +107,9 @@ def _check_nodes(value: Any, path: str, depth: int, *, integers: bool) -> Genera
             if start:
                 yield
             nodes = level[start : start + NODES_A_STEP]
-            if integers and any(type(node) is int and not INT64_MIN <= node <= INT64_MAX for node in nodes):
-                raise InvalidParamsError(f"an integer beyond 64 bits at {path}", path=path, expected="int64")
+            if integers and any(map(_is_long_integer, nodes)):
+                place = yield from _place_of_long_integer(value, path)
+                raise InvalidParamsError(f"an integer beyond 64 bits at {place}", path=place, expected="int64")
             containers = [node for node in nodes if type(node) is dict or type(node) is list]
             if containers and depth >= MAX_DEPTH:
                 raise ParseError(f"nested deeper than {MAX_DEPTH} at {path}", path=path)
@@ -116,6 +117,42 @@ def _check_nodes(value: Any, path: str, depth: int, *, integers: bool) -> Genera
                 below += node.values() if type(node) is dict else node
         level = below if integers else [node for node in below if type(node) is dict or type(node) is list]
         depth += 1
+
+
+def _is_long_integer(node: Any) -> bool:
+    return type(node) is int and not INT64_MIN <= node <= INT64_MAX
+
+
+def _place_of_long_integer(value: Any, path: str) -> Generator[None, None, str]:
+    """Where the first integer beyond 64 bits is that `_check_nodes` comes to, found in steps like it.
+
+    A node goes with its name and the node that it is in: a path for each would be too long, as names may be.
+    """
+    level: list[tuple[Any, Any, str]] = [(value, None, path)]
+    while True:
+        below: list[tuple[Any, Any, str]] = []
+        for start in range(0, len(level), NODES_A_STEP):
+            if start:
+                yield
+            for placed in level[start : start + NODES_A_STEP]:
+                node = placed[0]
+                if _is_long_integer(node):
+                    return _spelled_out(placed)
+                if type(node) is dict:
+                    below += [(inner, placed, f".{name}") for name, inner in node.items()]
+                elif type(node) is list:
+                    below += [(inner, placed, f"[{index}]") for index, inner in enumerate(node)]
+        level = below
+
+
+def _spelled_out(placed: tuple[Any, Any, str]) -> str:
+    """The path of a node of `_place_of_long_integer`."""
+    names: list[str] = []
+    inside: tuple[Any, Any, str] | None = placed
+    while inside is not None:
+        _, inside, name = inside
+        names.append(name)
+    return "".join(reversed(names))
 
 
 def check_members(members: dict[str, Raw], path: str, depth: int) -> None:

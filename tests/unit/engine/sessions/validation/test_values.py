@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
+from callstate_client.engine.sessions.steps import finished
 from callstate_client.engine.sessions.validation import values
 from callstate_client.engine.sessions.validation.heads import check_head, check_metrics
 from callstate_client.engine.sessions.validation.turns import check_turn
-from callstate_client.engine.sessions.validation.values import HEAD_PARTS, check_json
+from callstate_client.engine.sessions.validation.values import HEAD_PARTS, NODES_A_STEP, check_json, json_in_steps
 from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError, WireError
 from callstate_client.protocol import MAX_DEPTH
 
@@ -48,6 +50,37 @@ def test_values_that_could_not_be_written_again_are_refused_in_unknown_members_t
         check_head(b'{"id":"a","zz":%b}' % value, "$.params.session")
     with pytest.raises(kind):
         check_metrics(b'{"zz":%b}' % value, "$.params.session.metrics")
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (b"9223372036854775808", ""),
+        (b'{"a":1,"b":[0,{"c":[9223372036854775808]}]}', ".b[1].c[0]"),
+        (b'[[1,-9223372036854775809],{"a":9223372036854775808}]', "[0][1]"),
+        (b"[%b9223372036854775808]" % (b"1," * 3 * NODES_A_STEP), f"[{3 * NODES_A_STEP}]"),
+        (b'{"a":[[%b9223372036854775808]]}' % (b"1," * 3 * NODES_A_STEP), f".a[0][{3 * NODES_A_STEP}]"),
+    ],
+    ids=range(5),
+)
+def test_the_error_says_which_integer_is_too_long(value: bytes, place: str) -> None:
+    for check in (check_json, lambda *args: finished(json_in_steps(*args))):
+        with pytest.raises(InvalidParamsError) as caught:
+            check(value, PATH, 5, 100_000)
+        assert caught.value.path == PATH + place
+
+
+def test_an_integer_among_long_names_is_found_without_a_path_for_each() -> None:
+    name = b"x" * 100_000
+    value = b'{"%b":[%b9223372036854775808]}' % (name, b"1," * 2 * NODES_A_STEP)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidParamsError) as caught:
+            check_json(value, PATH, 5)
+        assert tracemalloc.get_traced_memory()[1] < 100 * len(value)
+    finally:
+        tracemalloc.stop()
+    assert caught.value.path == f"{PATH}.{name.decode()}[{2 * NODES_A_STEP}]"
 
 
 @pytest.mark.parametrize("value", [b"9223372036854775807", b"-9223372036854775808", b"1e308", nested(DEEPEST)])
