@@ -8,8 +8,11 @@ alive (`undelivered`) until that is delivered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 from weakref import WeakValueDictionary
 
 from callstate_client.calls.background import BackgroundTasks
@@ -58,6 +61,7 @@ class HeldCalls:
         self.undelivered: set[Outbox] = set()
         """Outboxes that are not empty, also of calls that were left."""
         self.handles: WeakValueDictionary[str, CallHandle] = WeakValueDictionary()
+        self._entries: defaultdict[str, set[asyncio.Task[CallHandle]]] = defaultdict(set)
         self.watch = self._new_watch()
         self.leaving = False
         """Whether this worker accepts no more calls."""
@@ -160,6 +164,18 @@ class HeldCalls:
 
     # -- holding and giving up ----------------------------------------------------------------------------
 
+    def start_entry(self, session_id: str, entry: Coroutine[Any, Any, CallHandle]) -> asyncio.Task[CallHandle]:
+        """Run what creates or claims a session, and adds it, as a task."""
+        task = self.background.start(entry, f"callstate-hold-{session_id}")
+        self._entries[session_id].add(task)
+        task.add_done_callback(lambda _: self._entry_ended(session_id, task))
+        return task
+
+    def _entry_ended(self, session_id: str, task: asyncio.Task[CallHandle]) -> None:
+        self._entries[session_id].discard(task)
+        if not self._entries[session_id]:
+            del self._entries[session_id]
+
     async def add(self, record: Record, *, beat: BeatMode = "auto", epoch: int | None) -> CallHandle:
         """Hold a session that this worker has just created or claimed; heartbeats start.
 
@@ -201,10 +217,18 @@ class HeldCalls:
             await self.store.release(session_id, epoch)
 
     async def give_up_if_ours(self, session_id: str) -> None:
-        """Release a session that this worker owns and no handle holds: an unanswered entry may have got it."""
-        record = await self.store.get(session_id, "none")
-        if record.owner == self.store._claimant and not self.holds(session_id):
-            await self.give_up(session_id, record.epoch)
+        """Release a session that this worker owns and no handle holds: an unanswered entry may have got it.
+
+        An entry of another block may be about to hold it, in the same epoch: that is waited for.
+        """
+        while True:
+            record = await self.store.get(session_id, "none")
+            if record.owner != self.store._claimant or self.holds(session_id):
+                return
+            if session_id not in self._entries:
+                await self.give_up(session_id, record.epoch)
+                return
+            await asyncio.wait([*self._entries[session_id]])
 
     def take_no_more(self) -> None:
         """Accept no calls from now on. Runs of `recover()` end."""
@@ -241,6 +265,7 @@ class HeldCalls:
             handle.abandon(error)
         self.handles = WeakValueDictionary()
         self.background.forget()
+        self._entries.clear()
         self.watch = self._new_watch()
         for outbox in self.undelivered:  # also of calls that were left
             outbox.abandon()

@@ -105,7 +105,7 @@ class Hold(Uncopied):
             await asyncio.wait((self._releasing,))
             self._releasing = None
         if self._entering is None or _is_spent(self._entering):
-            self._entering = self._held.background.start(self._enter(), f"callstate-hold-{self.id}")
+            self._entering = self._held.start_entry(self.id, self._enter())
         entering = self._entering
         try:
             await asyncio.wait((entering,))

@@ -234,6 +234,6 @@ class Recovery:
         if claiming.cancelled() or claiming.exception() is not None:
             return
         record = claiming.result()
-        if record is not None and not self._held.holds(record.state.id):
+        if record is not None:
             with suppress(CallstateError):
-                await self._held.give_up(record.state.id, record.epoch)
+                await self._held.give_up_if_ours(record.state.id)

@@ -152,6 +152,24 @@ async def test_an_entry_without_an_answer_releases_its_call(store: GatedStore, o
         await released(events)
 
 
+async def test_what_another_entry_is_about_to_hold_is_not_released(store: GatedStore, other: MemoryStore) -> None:
+    """An entry by another Hold gets the session in the same epoch."""
+    store.fail("session.save", RequestTimeoutError("no answer"), times=1, applied=True)
+    with pytest.raises(RequestTimeoutError):
+        await store.hold(a_call()).__aenter__()
+    store.gate.clear()
+    entering = asyncio.create_task(store.hold("c1").__aenter__())
+    await store.when_asked("session.load", 1)  # the session is this worker's, and is about to be released
+    await store.done.wait()
+    for _ in range(20):  # what would release it has read it by then
+        await asyncio.sleep(0)
+    store.gate.set()
+    call = await entering
+    await store._held.background.settle()
+    assert (call.lost, (await other.get("c1")).owner) == (None, "w1")
+    await call.release()
+
+
 async def test_an_entry_without_an_answer_can_be_made_again(store: GatedStore, other: MemoryStore) -> None:
     store.fail("session.save", RequestTimeoutError("no answer"), times=1, applied=True)
     hold = store.hold(a_call())
