@@ -13,6 +13,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from types import TracebackType
+from typing import Final
 
 from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.held import HeldCalls
@@ -38,11 +39,16 @@ from callstate_client.errors import (
 from callstate_client.model.state import SessionState
 from callstate_client.protocol.results import SaveResult
 from callstate_client.store import Record
+from callstate_client.transport.backoff import DELIVER, Backoff
 from callstate_client.uncopied import Uncopied
 
 __all__ = ["Hold"]
 
 _log = logging.getLogger("callstate")
+
+GIVE_UP_S: Final = 30.0
+"""How long it is tried to release what an unanswered entry may have got, seconds: without heartbeats it is
+suspected by then, unless the daemon was away."""
 
 
 class Hold(Uncopied):
@@ -148,12 +154,23 @@ class Hold(Uncopied):
         if entering.cancelled():
             return
         error = entering.exception()
-        with suppress(CallstateError):
+        with suppress(CallstateError, TimeoutError):
             if error is None:
                 _log.info("%s is released: its entry was cancelled", self.id)
                 await entering.result().release()
             elif isinstance(error, CallstateError) and error.retryable:
-                await self._held.give_up_if_ours(self.id)
+                async with asyncio.timeout(GIVE_UP_S):
+                    await self._give_up()
+
+    async def _give_up(self) -> None:
+        backoff = Backoff(DELIVER)
+        while True:
+            try:
+                return await self._held.give_up_if_ours(self.id)
+            except CallstateError as error:
+                if not error.retryable:
+                    raise
+                await asyncio.sleep(backoff.pause_s())
 
     async def _create_or_claim(self, state: SessionState, again: bool) -> CallHandle:
         with suppress(ConflictError):

@@ -152,6 +152,18 @@ async def test_an_entry_without_an_answer_releases_its_call(store: GatedStore, o
         await released(events)
 
 
+async def test_what_an_entry_without_an_answer_got_is_released_once_the_daemon_is_back(
+    store: GatedStore, other: MemoryStore
+) -> None:
+    store.fail("session.save", RequestTimeoutError("no answer"), times=1, applied=True)
+    store.fail("session.load", RequestTimeoutError("no answer"), times=1)
+    store.fail("session.release", AWAY, times=1)
+    async with other.events("released") as events:
+        with pytest.raises(RequestTimeoutError):
+            await store.hold(a_call()).__aenter__()
+        await released(events)
+
+
 async def test_what_another_entry_is_about_to_hold_is_not_released(store: GatedStore, other: MemoryStore) -> None:
     """An entry by another Hold gets the session in the same epoch."""
     store.fail("session.save", RequestTimeoutError("no answer"), times=1, applied=True)
