@@ -27,9 +27,10 @@ MAX_US: Final = 253_402_300_799_999_999
 _FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-# Go's time.Time.UnmarshalJSON accepts only this, so only this may be written where Go reads (RFC 3339, 5.6).
+# Go's time.Time.UnmarshalJSON accepts this, so only this may be written where Go reads (RFC 3339, 5.6). Of a
+# fraction it takes nine digits and skips the others (time.parseNanoseconds).
 _STRICT = re.compile(
-    r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?"
+    r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?"
     r"(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
 )
 

@@ -20,6 +20,7 @@ TAKEN = {
     "nothing": b"{}",
     "all": b'{"role":"user","content":"hi","timestamp":"2026-01-01T00:00:00Z","duration_ms":900}',
     "nanoseconds": b'{"timestamp":"2026-01-01T00:00:00.123456789Z"}',
+    "picoseconds": b'{"timestamp":"2026-01-01T00:00:00.123456789012Z"}',
     "one digit": b'{"timestamp":"2026-01-01T00:00:00.1Z"}',
     "offset": b'{"timestamp":"2026-01-01T00:00:00+05:30"}',
     "zero time": b'{"timestamp":"0001-01-01T00:00:00Z"}',
@@ -66,9 +67,6 @@ REFUSED: dict[str, tuple[bytes, type[WireError], str, str | None]] = {
         b'{"timestamp":"2026-01-01T00:00:00+0530"}', InvalidParamsError, f"{PATH}.timestamp", "RFC 3339 time"
     ),
     "month": (b'{"timestamp":"2026-13-01T00:00:00Z"}', InvalidParamsError, f"{PATH}.timestamp", "RFC 3339 time"),
-    "ten digits": (
-        b'{"timestamp":"2026-01-01T00:00:00.0123456789Z"}', InvalidParamsError, f"{PATH}.timestamp", "RFC 3339 time"
-    ),
     "behind an escape": (
         b'{"\\u0074imestamp":"2026-01-01 00:00:00Z"}', InvalidParamsError, f"{PATH}.timestamp", "RFC 3339 time"
     ),
@@ -117,7 +115,7 @@ def test_a_turn_by_itself_is_judged_as_one_of_many(digits: int, zone: str) -> No
         except (InvalidParamsError, ParseError) as error:
             judged.append(type(error))
     assert judged[0] == judged[1]
-    assert (judged[0] is InvalidParamsError) == (digits > 9 or zone not in ("Z", "+00:00", "-11:59"))
+    assert (judged[0] is InvalidParamsError) == (zone not in ("Z", "+00:00", "-11:59"))
 
 
 @pytest.mark.parametrize("data", TAKEN.values(), ids=TAKEN)
@@ -170,8 +168,8 @@ def test_turns_are_completed() -> None:
     assert all(map(is_whole, check_turns(said, PATH)))
 
 
-UNUSUAL = {"escapes", "unicode", "widest role", "widest role, escaped", "spaces", "a name in a text"}
-"""Valid, and left to the slow look for their escapes, roles or spaces."""
+UNUSUAL = {"picoseconds", "escapes", "unicode", "widest role", "widest role, escaped", "spaces", "a name in a text"}
+"""Valid, and left to the slow look for their escapes, roles, spaces or times."""
 
 
 @pytest.mark.parametrize("name", TAKEN)
