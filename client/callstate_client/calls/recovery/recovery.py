@@ -140,7 +140,7 @@ class Recovery:
         backoff = Backoff(RECOVER)
         while self._held.takes_more:
             try:
-                while orphans:  # else others have claimed all that events announced
+                while orphans and self._held.takes_more:  # else others have claimed all that events announced
                     async with aclosing(self._claimable(orphans)) as calls:
                         async for call in calls:
                             backoff.reset()

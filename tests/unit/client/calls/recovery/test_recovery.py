@@ -7,7 +7,7 @@ import gc
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -22,6 +22,8 @@ from callstate_client import (
     SessionState,
 )
 from callstate_client.calls.recovery import retries
+from callstate_client.calls.recovery.orphan_events import OrphanEvents
+from callstate_client.calls.recovery.recovery import Recovery
 from callstate_client.transport.backoff import Delays
 from support.flaky import FOR_EVER, FlakyStore, PostingStore
 
@@ -369,6 +371,35 @@ async def test_no_more_is_claimed_than_can_be_handled(store: FlakyStore, gone: M
     with pytest.raises(asyncio.CancelledError):
         await recovering
     assert (await store.get("c1")).owner is None, "cancelled, it is for another worker"
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_run_that_is_at_its_limit_ends_when_the_worker_leaves(
+    store: FlakyStore, gone: MemoryStore, monkeypatch: pytest.MonkeyPatch, closes: bool
+) -> None:
+    """It waits for a handler to end, with a claim that has succeeded behind it."""
+    await save(gone, "c1", "c2")
+    gone.kill_worker()
+    claimable, runs = Recovery._claimable, count(1)
+
+    def counted(recovery: Recovery, orphans: OrphanEvents | None) -> AsyncGenerator[CallHandle, None]:
+        assert next(runs) < 10, "it claims for ever, without waiting for anything"
+        return claimable(recovery, orphans)
+
+    monkeypatch.setattr(Recovery, "_claimable", counted)
+    begun = asyncio.Event()
+
+    async def handler(call: CallHandle) -> None:
+        begun.set()
+        await call.wait_lost()
+
+    recovering = asyncio.ensure_future(store.recover(handler, concurrency=1, watch=True))
+    await begun.wait()
+    if closes:
+        await store.close()
+    else:
+        await store.leave(0)
+    await recovering
 
 
 class Hangup(Exception):  # noqa: N818 - as a program would call it
