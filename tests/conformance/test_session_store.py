@@ -277,6 +277,21 @@ async def test_what_nobody_could_read_is_not_saved(store: SessionStore, member: 
     assert (await store.load("call-1")).to == "+3"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), b"x", {1}, LONG_AGO, {7: "x"}], ids=repr)
+async def test_what_json_would_change_is_not_saved(store: SessionStore, value: object) -> None:
+    with_metric = a_call()
+    with_metric.metrics.extra["a"] = value
+    for state in (
+        a_call(recovery_data={"a": value}),
+        a_call(extra={"a": [value]}),
+        with_metric,
+        a_call(history=[Turn(Role.USER, "hi", extra={"a": value})]),
+    ):
+        with pytest.raises(DocumentError):
+            await store.save(state)
+    assert await store.list_active() == []
+
+
 @pytest.mark.parametrize("session_id", [None, 5, b"x", "a\ud800"])
 async def test_what_is_no_text_is_no_id(store: SessionStore, session_id: str) -> None:
     with pytest.raises(InvalidParamsError, match="session id"):

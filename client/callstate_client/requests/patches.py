@@ -16,6 +16,7 @@ import msgspec
 
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.model import documents
+from callstate_client.model.free_values import is_struct, struct_members
 from callstate_client.model.members import encode_members
 from callstate_client.model.merge import merge_patch
 from callstate_client.model.metrics import SessionMetrics
@@ -151,7 +152,7 @@ def _patched(member: str, value: Any) -> Any:
     if isinstance(value, SessionMetrics):
         return value.to_dict()
     validation.check_free(value, member)
-    return cleaned(validation.struct_members(value) if validation.is_struct(value) else value)
+    return cleaned(struct_members(value) if is_struct(value) else value)
 
 
 def _unchangeable(name: str) -> InvalidParamsError:

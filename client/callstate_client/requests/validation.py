@@ -7,17 +7,12 @@ change without an error.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import is_dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-import msgspec
-
 from callstate_client.errors import DocumentError, InvalidParamsError
-from callstate_client.model import documents, go_json
-from callstate_client.model.go_json import INT64_MAX, INT64_MIN
+from callstate_client.model import documents, free_values
 from callstate_client.model.members import check_turn_names
 from callstate_client.model.state import SessionState
 from callstate_client.model.turn import Turn
@@ -44,10 +39,6 @@ sessions, record, session, history, turn), so a value that is accepted fits into
 
 IDS_KEPT: Final = 4096
 """Ids whose validity is cached. A worker holds fewer calls, and sends requests for each again and again."""
-
-_CONTAINERS: Final = (dict, list, tuple)
-
-_TEXT: Final = frozenset((str,))
 
 _is_session_id = lru_cache(IDS_KEPT)(is_session_id)
 
@@ -77,134 +68,16 @@ def check_worker_id(worker_id: object) -> None:
 
 
 def check_free(value: Any, place: str) -> None:
-    """Check a value that is passed through: JSON and the daemon must keep it as it is.
-
-    msgspec Structs and dataclasses are accepted, since they are read with the same type again. Tuples come back as
-    lists. Raw is checked as what it says: it is written as it is, and a line of the protocol has to stay one.
+    """Check a value that is passed through: the daemon must be able to keep it as it is.
 
     Args:
         value: the value to send.
         place: its name in the error.
 
     Raises:
-        DocumentError: it is nested too deeply, or has an integer beyond 64 bits, NaN or infinity (they would become
-            null), something that would come back as something else (bytes, sets, datetimes, decimals, keys that are
-            not strings …), or Raw that is not JSON on one line.
+        DocumentError: JSON would change it, it is nested deeper than FREE_DEPTH, or has an integer beyond 64 bits.
     """
-    if _is_usual(value, 1):
-        return
-    # depth first: a value that contains itself soon exceeds the depth
-    todo: list[tuple[Iterable[Any], int]] = [((value,), 1)]
-    while todo:
-        nodes, depth = todo.pop()
-        for node in nodes:
-            kind = type(node)
-            if kind is str or kind is bool or node is None:
-                continue
-            why = None
-            if isinstance(node, _CONTAINERS):
-                if depth > FREE_DEPTH:
-                    raise DocumentError(f"{place} is nested deeper than {FREE_DEPTH}")
-                if isinstance(node, dict):
-                    if not (_TEXT.issuperset(map(type, node)) or all(isinstance(key, str) for key in node)):
-                        why = "has a key that is not a string"
-                    todo.append((node.values(), depth + 1))
-                else:
-                    todo.append((node, depth + 1))
-            elif is_struct(node) or isinstance(node, msgspec.Raw):
-                said, why = _said(node)
-                todo.append((said, depth))
-            else:
-                why = _why_not(node)
-            if why is not None:
-                raise DocumentError(f"{_place_of(node, value, place)} {why}")
-
-
-def _is_usual(value: Any, depth: int) -> bool:
-    """Whether this is a dict of plain values and such dicts, as nearly all are, that can be sent."""
-    if type(value) is not dict or not _TEXT.issuperset(map(type, value)):
-        return False
-    for node in value.values():
-        kind = type(node)
-        if kind is str or kind is bool or node is None:
-            continue
-        if kind is int:
-            if not INT64_MIN <= node <= INT64_MAX:
-                return False
-        elif kind is not dict or depth >= FREE_DEPTH or not _is_usual(node, depth + 1):
-            return False
-    return True
-
-
-def _why_not(node: Any) -> str | None:
-    """Why a single value can't be sent; None if it can."""
-    if isinstance(node, float):
-        return None if math.isfinite(node) else f"is {node}, which JSON can't represent"
-    if isinstance(node, int):
-        return None if INT64_MIN <= node <= INT64_MAX else "is an integer beyond 64 bits"
-    if isinstance(node, str):
-        return None
-    return f"is of type {type(node).__name__}, which JSON would change"
-
-
-def _members_of(struct: Any) -> dict[str, Any] | None:
-    """The members of a Struct or dataclass; None if it has a value of a type that can't be written."""
-    try:
-        return struct_members(struct)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
-        return None
-
-
-def _said(node: Any) -> tuple[tuple[Any, ...], str | None]:
-    """What a Struct, a dataclass or Raw says, as one value; or why that can't be written."""
-    if not isinstance(node, msgspec.Raw):
-        members = _members_of(node)
-        return ((), "has a value that JSON can't say") if members is None else ((members,), None)
-    text = bytes(node)
-    try:
-        if b"\n" not in text:
-            return (go_json.decode_any(text),), None
-    except (ValueError, RecursionError):
-        pass
-    return (), "is Raw that is not JSON on one line"
-
-
-def _place_of(wanted: Any, value: Any, place: str) -> str:
-    """The path of a part of a value: `recovery_data.items[2].at`."""
-    todo = [(value, place)]
-    seen: set[int] = set()
-    while todo:
-        node, where = todo.pop()
-        if node is wanted:
-            return where
-        if id(node) in seen:  # it may contain itself
-            continue
-        seen.add(id(node))
-        if is_struct(node):
-            node = _members_of(node)
-        if isinstance(node, dict):
-            todo += [(inner, f"{where}.{key}") for key, inner in node.items()]
-        elif isinstance(node, list | tuple):
-            todo += [(inner, f"{where}[{index}]") for index, inner in enumerate(node)]
-    return place
-
-
-def is_struct(value: object) -> bool:
-    """Whether this is a Struct or a dataclass, which msgspec writes and reads."""
-    return isinstance(value, msgspec.Struct) or (is_dataclass(value) and not isinstance(value, type))
-
-
-def struct_members(value: Any) -> dict[str, Any]:
-    """The JSON members of a Struct or dataclass, including those that its type omits as defaults."""
-    members: dict[str, Any] = dict(msgspec.to_builtins(value))
-    if isinstance(value, msgspec.Struct):
-        for name, encoded in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
-            inner = getattr(value, name)
-            if is_struct(inner):
-                members[encoded] = struct_members(inner)
-            elif encoded not in members and inner is not msgspec.UNSET:
-                members[encoded] = msgspec.to_builtins(inner)
-    return members
+    free_values.check_free(value, place, FREE_DEPTH, int64=True)
 
 
 def wrong(path: str, expected: str) -> InvalidParamsError:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from types import TracebackType
-from typing import Final, NamedTuple, NoReturn, Self, SupportsIndex
+from typing import Any, Final, NamedTuple, NoReturn, Self, SupportsIndex
 
 from callstate_client.engine.sessions.stored import StoreError
 from callstate_client.errors import (
@@ -27,6 +27,8 @@ from callstate_client.errors import (
 )
 from callstate_client.model import documents
 from callstate_client.model.documents import Parts
+from callstate_client.model.free_values import check_free
+from callstate_client.model.go_json import GO_DEPTH
 from callstate_client.model.members import check_turn_names
 from callstate_client.model.state import SessionState
 from callstate_client.model.times import format_time, now
@@ -120,8 +122,8 @@ class DocumentStore(ABC):
         Raises:
             InvalidParamsError: the id is empty, starts with `@` or is `active`, which are the store's own keys; or
                 it is no text.
-            DocumentError: the state was loaded in part, can't be written as JSON, or nobody could read it then: a
-                member has a value of another type, such as a number for the provider.
+            DocumentError: the state was loaded in part, has a value that JSON can't keep as it is, or nobody could
+                read it then: a member has a value of another type, such as a number for the provider.
             StoreUnavailableError: the store can't be reached, or refuses writes at present.
             StoreClosedError: after `close()`.
         """
@@ -137,7 +139,14 @@ class DocumentStore(ABC):
             )
         state.updated_at = now()
         state.check_names()
-        document = b"".join(state.pieces(check_turn_names))
+        for value, place in (
+            (state.recovery_data, "recovery_data"),
+            (state.extra, "the session"),
+            (state.metrics.extra, "the metrics"),
+        ):
+            if value:
+                _check_free(value, place)
+        document = b"".join(state.pieces(_check_turn))
         try:
             documents.read_stored(document, state.id)
         except DocumentError as error:
@@ -257,6 +266,17 @@ def _unavailable() -> Iterator[None]:
 
 def _not_found(session_id: str) -> SessionNotFoundError:
     return SessionNotFoundError(f"no session {session_id!r}")
+
+
+def _check_free(value: Any, place: str) -> None:
+    """Check that what is passed through comes back as it is. Integers and nesting may be as Go has them."""
+    check_free(value, place, GO_DEPTH, int64=False)
+
+
+def _check_turn(extra: dict[str, Any]) -> None:
+    """Check the further members of a turn."""
+    check_turn_names(extra)
+    _check_free(extra, "a turn")
 
 
 def _is_text(session_id: object) -> bool:
