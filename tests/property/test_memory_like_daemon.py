@@ -83,7 +83,7 @@ ODD_LABELS = st.sampled_from(
     ]
 )  # fmt: skip
 USER = st.fixed_dictionaries({}, optional={name: st.sampled_from([-1, 0, 5, -2, 2**32]) for name in ("uid", "gid")})
-HISTORY = st.sampled_from(["all", "none", 0, 1, 2, "some", -1, 10**9, 10**9 + 1])
+HISTORY = st.sampled_from(["all", "none", 0, 1, 2, "some", -1, 2**63 - 1, 2**63])
 SECONDS = st.sampled_from([1, 2, 10, 40, 1000, 86_400, 86_401, 315_360_000, 315_360_001])
 CURSOR = st.sampled_from([Raw(b"@cursor"), Raw(b"@cursor"), "", "0", "7", "x", "a", "b"])
 SCOPE = st.sampled_from(["host", "all"])

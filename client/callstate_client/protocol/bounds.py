@@ -20,8 +20,6 @@ from callstate_client.protocol.ids import (
     MAX_TEXT_BYTES,
 )
 
-MAX_HISTORY_LIMIT: Final = 1_000_000_000
-
 MAX_HEARTBEAT_IDS: Final = 10_000
 """Sessions that one heartbeat may name: the client sends 2,000 at most."""
 
@@ -65,4 +63,5 @@ MaxDuration = Annotated[float, Meta(gt=0, le=MAX_DURATION_S)]
 Limit = Annotated[int, Meta(ge=1, le=10_000)]
 UNKNOWN: Final = -1
 UserId = Annotated[int, Meta(ge=UNKNOWN, le=2**32 - 2)]
-History = Word | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)]
+History = Word | Version
+"""`"all"`, `"none"`, or how many of the last turns."""

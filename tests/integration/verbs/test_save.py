@@ -146,7 +146,8 @@ def test_load_gives_all_none_or_the_last_turns(wire: Wire) -> None:
     for number in range(100):
         wire.call("session.add_turn", session_id=sid, turn=turn("user", str(number)))
     whole = load(wire, sid)
-    assert whole == load(wire, sid, history="all") == load(wire, sid, history=100) == load(wire, sid, history=10**9)
+    for history in ("all", 100, 2**63 - 1):
+        assert load(wire, sid, history=history) == whole
     assert (whole["history_from"], whole["turn_count"]) == (0, 100)
     for count in (0, 1, 31, 32, 33, 99):
         part = load(wire, sid, history=count)
