@@ -25,7 +25,7 @@ from callstate_sidecar.journal.layout import generation_of, logs, snapshots
 from callstate_sidecar.journal.live import read_live
 from callstate_sidecar.journal.manifest import MANIFEST, read_manifest
 from callstate_sidecar.journal.repair import repair
-from callstate_sidecar.journal.replay import decoding, replay
+from callstate_sidecar.journal.replay import check_new, decoding, replay
 from callstate_sidecar.system import stdio
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.files import open_existing, open_new
@@ -192,6 +192,7 @@ def verify(directory: Path, out: IO[str]) -> int:
     table = SessionTable()
     manifest = read_manifest(directory)
     if manifest is None:
+        check_new(directory)
         print("there is no journal yet", file=out)
         return Exit.OK
     found = replay(directory, manifest, decoding(directory, partial(apply, table)))

@@ -13,9 +13,9 @@ from typing import Final
 
 from callstate_client.engine.table.replay import replay as apply
 from callstate_client.engine.table.session_table import SessionTable
-from callstate_sidecar.journal.errors import JournalDamagedError, JournalError
+from callstate_sidecar.journal.errors import JournalError
 from callstate_sidecar.journal.manifest import Manifest, read_manifest
-from callstate_sidecar.journal.replay import decoding, replay
+from callstate_sidecar.journal.replay import check_new, decoding, replay
 
 ATTEMPTS: Final = 10
 """Checkpoints that may come in between: there are minutes between two of them, unless someone asks for them."""
@@ -29,11 +29,9 @@ def read_live(directory: Path) -> SessionTable:
     """
     for _ in range(ATTEMPTS):
         manifest = read_manifest(directory)
-        if manifest is None:
-            return SessionTable()
         try:
             table = _read(directory, manifest)
-        except (JournalDamagedError, FileNotFoundError):
+        except (JournalError, FileNotFoundError):
             if read_manifest(directory) == manifest:
                 raise
             continue
@@ -42,7 +40,10 @@ def read_live(directory: Path) -> SessionTable:
     raise JournalError(f"{directory} is replaced by checkpoints faster than it can be read: try again")
 
 
-def _read(directory: Path, manifest: Manifest) -> SessionTable:
+def _read(directory: Path, manifest: Manifest | None) -> SessionTable:
     table = SessionTable()
+    if manifest is None:
+        check_new(directory)
+        return table
     replay(directory, manifest, decoding(directory, partial(apply, table)), written_to=True)
     return table

@@ -257,19 +257,27 @@ def _judge_end(found: Replayed, segment: Segment, end: int, behind: list[Path], 
     return found
 
 
-def discard_unused(files: Files, directory: Path) -> None:
-    """Remove empty segments left by a first start that failed before it wrote a manifest.
+def check_new(directory: Path) -> None:
+    """Check that a journal without a manifest is new: it may have empty segments, which a first start has left.
 
     Raises:
         JournalError: there are records, and no manifest to say which of them count.
     """
-    left = logs(directory)
-    if snapshots(directory) or any(has_records(path) for path in left.values()):
+    if snapshots(directory) or any(has_records(path) for path in logs(directory).values()):
         raise JournalError(
             f"{directory} has segments or snapshots but no MANIFEST to say which of them are current. "
             f"Take a copy of it, then run: {REPAIR} {directory}"
         )
-    for path in left.values():
+
+
+def discard_unused(files: Files, directory: Path) -> None:
+    """Remove empty segments left by a first start that failed before it wrote a manifest.
+
+    Raises:
+        JournalError: as for `check_new`.
+    """
+    check_new(directory)
+    for path in logs(directory).values():
         files.unlink(path)
 
 

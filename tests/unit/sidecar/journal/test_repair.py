@@ -70,6 +70,34 @@ def test_without_a_manifest_the_newest_whole_snapshot_counts_and_the_log_from_th
     assert "s3" not in recovered(directory)
 
 
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_journal_that_has_lost_its_manifest_is_not_taken_for_a_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], *, checkpointed: bool
+) -> None:
+    directory = tmp_path / "journal"
+    journaled = filled(directory)
+    if checkpointed:
+        journaled.checkpoint()
+    journaled.journal.close()
+    (directory / MANIFEST).unlink()
+    exported = tmp_path / "calls.ndjson"
+    for words in (["verify"], ["export"], ["export", "-o", str(exported)]):
+        assert cli.main([*words, str(directory)]) == Exit.JOURNAL
+        printed = capsys.readouterr()
+        assert not printed.out
+        assert f"callstated journal repair {directory}" in printed.err
+    assert not exported.exists()
+
+
+def test_a_journal_that_no_start_has_finished_is_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    JournaledTable(tmp_path).journal.close()
+    (tmp_path / MANIFEST).unlink()
+    assert cli.main(["verify", str(tmp_path)]) == Exit.OK
+    assert "no journal yet" in capsys.readouterr().out
+    assert cli.main(["export", str(tmp_path)]) == Exit.OK
+    assert not capsys.readouterr().out
+
+
 def test_where_the_named_snapshot_is_not_whole_an_older_one_and_the_rest_of_it_are_saved(tmp_path: Path) -> None:
     journaled = filled(tmp_path)
     Checkpointer(journaled.journal, journaled.files, journaled.harness.snapshot, lambda: None).write()
