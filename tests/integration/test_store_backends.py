@@ -461,8 +461,9 @@ async def test_a_search_gives_all_that_match_page_by_page(side: Side) -> None:
     assert (await all_found(side.backend, Query(status="ended"))).keys() >= ended
     assert (await all_found(side.backend, Query(owner="w1"))).keys() >= live
     assert (await all_found(side.backend, Query(labels={"app": "sales", "n": "3"}))).keys() >= {"live-3"}
+    await side.store.save(SessionState("ended-by-store", status="ended"))
     since = await all_found(side.backend, Query(ended_since="2026-01-06T00:00:00"))
-    assert since.keys() >= {"ended-5", "ended-6"}
+    assert since.keys() >= {"ended-5", "ended-6", "ended-by-store"}
 
 
 # -- patches -----------------------------------------------------------------------------------------------

@@ -152,6 +152,9 @@ async def test_a_call_that_go_ended_was_over_with_its_last_change() -> None:
     with pytest.raises(ConflictError) as caught:
         await core.call("session.save", session={"id": "a"}, if_version=0)
     assert (caught.value.status, caught.value.ended_at) == ("ended", "2025-01-01T00:30:00Z")
+    for since, found in (("2025-01-01T00:30:00Z", 1), ("2025-01-01T00:30:00.000001Z", 0)):
+        page = await core.call("session.list", scope="all", ended_since=since)
+        assert len(page["sessions"]) == found
 
 
 async def test_a_miss_is_cached_for_a_moment() -> None:

@@ -8,12 +8,11 @@ from callstate_client.model.times import format_us
 
 
 def ended_error(session: Session) -> SessionEndedError:
-    """The error that says when and why the session ended; if other software ended it, which notes neither: when it
-    was changed last."""
+    """The error that says when and why the session ended."""
     reason = session.facts.ended_reason
     return SessionEndedError(
         f"the session has ended: {reason}" if reason else "the session has ended",
-        ended_at=format_us(session.facts.ended_us or session.doc.updated_us),
+        ended_at=format_us(session.ended_us),
         reason=reason,
     )
 

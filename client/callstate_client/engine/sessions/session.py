@@ -129,6 +129,11 @@ class Session:
         return self.doc.updated_us if self.ended else max(self.doc.updated_us, self.beat_us)
 
     @property
+    def ended_us(self) -> int:
+        """When it ended; if other software ended it, which does not note that: when it was changed last."""
+        return self.facts.ended_us or self.doc.updated_us
+
+    @property
     def unverified(self) -> bool:
         """Whether it was created while the store was unreachable, and has not been compared with it since."""
         return self.base is not None and self.base.version == 0

@@ -102,7 +102,8 @@ class Query(Struct, frozen=True):
         owner: the worker that holds it.
         status: of the document.
         labels: all of them must match.
-        ended_since: only sessions that ended then or later: RFC 3339 text in UTC, whole seconds.
+        ended_since: only sessions that ended then or later, or of which that is not noted: RFC 3339 text in UTC,
+            whole seconds.
     """
 
     call_id: str | None = None

@@ -333,7 +333,7 @@ def _wanted(p: ListParams, shown: Callable[[Session], bool] | None) -> Callable[
             and (p.provider is None or e.doc.provider == p.provider)
             and (p.owner is None or e.facts.owner == p.owner)
             and (p.call_id is None or e.doc.call_id == p.call_id)
-            and (ended_since is None or (e.ended and e.facts.ended_us >= ended_since))
+            and (ended_since is None or (e.ended and e.ended_us >= ended_since))
             and labels <= e.facts.labels.items()
         )
 

@@ -242,7 +242,7 @@ def _conditions(query: Query) -> tuple[str, list[str]]:
     conditions: dict[str, str | None] = {
         "call_id = ?": query.call_id,
         "owner = ?": query.owner,
-        "ended_at >= ?": query.ended_since,
+        "(ended_at >= ? OR (ended_at = '' AND active = 0))": query.ended_since,
     }
     if query.status is not None:
         conditions["active = (? != 'ended')"] = query.status
