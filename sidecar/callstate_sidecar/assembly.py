@@ -122,6 +122,7 @@ def assemble(given: Given) -> Parts:
     read_through = ReadThrough(engine.ctx, write_behind.reads, given.host_id, parts_log)
     reaper = Reaper(engine, clock, metrics, config.reaper.tick_s, commit)
     doubts = Doubts(engine.ctx, read_through, commit)
+    reconciler.in_doubt = doubts.session_ids
     hosts, takeovers = _hosts(
         given, engine, clock, server, write_behind, read_through, reconciler, doubts, parts_log
     )  # fmt: skip

@@ -63,6 +63,8 @@ class Reconciler:
         self._ctx = ctx
         self._metrics = metrics
         self._host_id = host_id
+        self.in_doubt: set[str] = set()
+        """Gets the sessions that another host was found to have: this one may have asked for them since."""
 
     def read(
         self, session_id: str, stored: StoredSession | None
@@ -165,6 +167,7 @@ class Reconciler:
         """Another host has the session, as `stored`, or has deleted it too."""
         ctx = self._ctx
         ctx.tx.give_up_deletion(session_id)
+        self.in_doubt.add(session_id)
         if stored.meta is None or not stored.meta.deleted:
             log.error(
                 "deletion_too_late",
@@ -248,6 +251,7 @@ class Reconciler:
         )  # fmt: skip
         handoff.lose(self._ctx, session, host)
         self._metrics.count("sessions_lost")
+        self.in_doubt.add(session.id)
 
     def _take_back(self, session: Session, theirs: Session) -> None:
         """Ours is what another host had taken, and theirs what the store has given back to this host since."""

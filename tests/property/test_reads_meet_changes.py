@@ -30,7 +30,6 @@ from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.doubts import Doubts
 from callstate_sidecar.hosts.takeover import Takeovers
-from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.backend import WriteResult
 from callstate_sidecar.stores.hosts import HostRegistry, Possession, Take, Taken, TakeOutcome, next_term
 from support.budget import examples
@@ -112,9 +111,9 @@ class Course:
         core.memory = self.store
         registry = cast(HostRegistry, self.store)
         self.doubts = doubts = Doubts(core.ctx, core.read_through, core.commit)
-        reconciler = Reconciler(core.ctx, HOST, core.metrics)
+        core.reconciler.in_doubt = doubts.session_ids
         self.adopter = Adopter(
-            registry, core.ctx, reconciler, core.commit, HOST, "instance-1", doubts.session_ids, core.metrics
+            registry, core.ctx, core.reconciler, core.commit, HOST, "instance-1", doubts.session_ids, core.metrics
         )  # fmt: skip
         core.host._takeovers = Takeovers(
             registry, core.read_through, core.writer.store.check, HOST, doubts.session_ids, core.metrics

@@ -124,6 +124,7 @@ class Core:
         backend: the store.
         table: the sessions in memory at the start, as after a replay.
         stream: the name of its event stream.
+        host_id: its host.
         options: sections of the configuration.
     """
 
@@ -134,8 +135,10 @@ class Core:
         backend: Backend | None = None,
         table: SessionTable | None = None,
         stream: str = "stream-1",
+        host_id: str = HOST,
         **options: Any,
     ) -> None:
+        self.host_id = host_id
         self.config = Config(**options)
         self.clock = ManualClock()
         self.memory = MemoryBackend()
@@ -145,19 +148,20 @@ class Core:
         self.table, self.tx, self.ctx = self.engine.table, self.engine.tx, self.engine.ctx
         self.queue = self.engine.flush_queue
         self.liveness, self.events = self.engine.liveness, self.engine.events
+        self.reconciler = Reconciler(self.ctx, host_id, self.metrics)
         self.writer = WriteBehind(
             self.queue,
             self.backend,
             self.clock,
             self.config.store,
             self.metrics,
-            HOST,
+            host_id,
             self.events,
             self.commit,
-            Reconciler(self.ctx, HOST, self.metrics),
+            self.reconciler,
         )
         self.read_through = ReadThrough(
-            self.ctx, self.writer.reads, HOST, slices=lambda _: endless_slices()
+            self.ctx, self.writer.reads, host_id, slices=lambda _: endless_slices()
         )  # fmt: skip
         self.reaper = Reaper(
             self.engine, self.clock, self.metrics, self.config.reaper.tick_s, self.commit, endless_slices()
@@ -174,7 +178,7 @@ class Core:
         # However slow the machine is: what connections send in one turn of the loop is served in that order.
         server.queue.has_time = lambda: True  # type: ignore[method-assign]
         self.host = DaemonHost(
-            identity=HostIdentity(HOST, "boot-1", "0"),
+            identity=HostIdentity(self.host_id, "boot-1", "0"),
             config=self.config,
             clock=self.clock,  # type: ignore[arg-type]
             metrics=self.metrics,
@@ -232,14 +236,20 @@ class Core:
             done.set_exception(error)
             return done
 
-        def finish(result: Result | Exception) -> None:
+        def finish(result: Result | Exception, *, changed: bool = False) -> None:
+            undone: list[Exception] = []
+            if changed:
+                self.tx.after_rollback.append(undone.append)
             self.commit()
             if isinstance(result, Exception):
                 done.set_exception(result)
+            elif undone:
+                done.set_exception(undone[0])
             else:
                 done.set_result(result if isinstance(result, bytes) else result.joined())
 
         def run() -> None:
+            before = len(self.tx.records)
             try:
                 outcome = self.engine.run(caller, verb, typed)
                 if isinstance(outcome, InSteps):
@@ -256,7 +266,7 @@ class Core:
                 if isinstance(outcome, Deferred):
                     outcome.start(finish)
                 else:
-                    finish(outcome)
+                    finish(outcome, changed=len(self.tx.records) > before)
 
         run()
         return done

@@ -169,6 +169,7 @@ class Adopter:
         if hot is not None and is_lost and not hot.unverified:
             self._reconciler.lose(hot, take.host, take.epoch)
         elif reading.outdated:
+            ctx.table.readings.outdate(session_id)  # as others were begun before the store gave it
             return
         self._in_doubt.discard(session_id)
         deletion = ctx.table.tombstones.pending.get(session_id)

@@ -56,13 +56,13 @@ class Doubts:
         if session_id not in table.sessions and session_id not in table.tombstones.pending:
             if self._ctx.room.is_full(self._ctx.limits):
                 return
-            known: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            known: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._read_through.when_known(session_id, partial(self._read, session_id, known, self._ctx.now_us()))
-            if not await known:
-                return
-        self.session_ids.discard(session_id)
+            await known
+        else:
+            self.session_ids.discard(session_id)
 
-    def _read(self, session_id: str, known: asyncio.Future[bool], asked_us: int) -> None:
+    def _read(self, session_id: str, known: asyncio.Future[None], asked_us: int) -> None:
         """The store has been asked for a session: it is settled whose it is, or it is not. It is restored unless it
         has been heard of since, by a request that waited for the same read."""
         if known.done():  # nobody waits any more
@@ -71,14 +71,18 @@ class Doubts:
             session = self._ctx.lookup(session_id)
         except StoreUnavailableError as error:
             known.set_exception(StoreDownError(str(error)))
+            return
         except UnreadableError:
-            known.set_result(True)
+            is_settled = True
         except NotCached:  # it has changed since
-            known.set_result(False)
+            is_settled = False
         else:
             is_hot = session_id in self._ctx.table.sessions
             if session is not None and is_hot:
                 session.restored = session.beat_us < asked_us
                 self.found += 1
                 self._commit()
-            known.set_result(is_hot or session is None or session.ended or session.host is not None)
+            is_settled = is_hot or session is None or session.ended or session.host is not None
+        if is_settled:  # now, as the store may be found to have given it by the time that `known` is noticed
+            self.session_ids.discard(session_id)
+        known.set_result(None)

@@ -13,7 +13,7 @@ import pytest
 
 from callstate_client.engine.expiry import Verdicts
 from callstate_client.engine.phases import Phase
-from callstate_client.errors import SessionEndedError
+from callstate_client.errors import NotDurableError, SessionEndedError
 from callstate_sidecar import reaper as reaper_module
 from callstate_sidecar.config.schema import ReaperConfig
 from callstate_sidecar.reaper import SESSIONS_A_SLICE, SESSIONS_A_STEP, SLICE_S, STALL_S
@@ -179,7 +179,8 @@ async def test_an_undone_limit_limits_nothing(tmp_path: Path) -> None:
     core = Core(journal=journal)
     await core.save("a")
     disk.error = OSError(errno.ENOSPC, "No space left on device")
-    await core.save("a", max_duration_s=5.0, heartbeat_timeout_s=1.0)
+    with pytest.raises(NotDurableError):
+        await core.save("a", max_duration_s=5.0, heartbeat_timeout_s=1.0)
     disk.error = None
     assert core.session("a").facts.max_duration_s is None
     pass_time(core, 10.0)

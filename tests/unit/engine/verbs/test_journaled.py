@@ -9,6 +9,7 @@ import pytest
 
 from callstate_client.engine.sessions.records import HistoryMode, StateRecord
 from callstate_client.engine.table.session_table import SessionTable
+from callstate_client.errors import NotDurableError
 from support.core import HOST, BadDisk, Core, open_journal
 
 
@@ -103,7 +104,8 @@ async def test_a_deletion_that_the_store_took_while_the_disk_was_full_is_noted_l
     disk.error, disk.once = OSError(errno.ENOSPC, "No space left on device"), 1
     flush(core)
     if is_followed:
-        await saved(core, turns(1))
+        with pytest.raises(NotDurableError):
+            await saved(core, turns(1))
         assert not core.table.sessions, "refused, although there is room again"
         await saved(core, turns(2))
     else:

@@ -24,7 +24,6 @@ from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.doubts import Doubts
 from callstate_sidecar.hosts.possession import Possessions
 from callstate_sidecar.hosts.takeover import Takeovers
-from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.hosts import HostRegistry, Possession, Take, Taken, TakeOutcome
 from support.core import HOST, BadDisk, Core, off_loop, open_journal
 from support.stores import down
@@ -35,12 +34,15 @@ OURS = StoredMeta(host=HOST, version=6, epoch=1 << 20, owner="w1")
 
 
 class Registry:
-    """The hosts of a store that has one session, and gives it to whoever asks for it. `cut`: without a reply."""
+    """The hosts of a store that has one session, and gives it to whoever asks for it. `cut`: without a reply;
+    `answering`: the reply waits for this."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self.cut = False
         self.document = LIVE
+        self.answering = asyncio.Event()
+        self.answering.set()
 
     async def take(self, takes: Sequence[Take]) -> list[Taken]:
         """It is this host's then; the reply comes in the next turn of the loop."""
@@ -48,6 +50,7 @@ class Registry:
         given = structs.replace(OURS, owner=owner, orphan="" if owner else "host_lost")
         self._core.memory.put("a", self.document, given)
         await asyncio.sleep(0)
+        await self.answering.wait()
         if self.cut:
             raise down()
         return [Taken(TakeOutcome.TAKEN, StoredSession(self.document, OURS)) for _ in takes]
@@ -73,12 +76,12 @@ class Several:
         self.registry = Registry(core)
         self.doubts = doubts = Doubts(core.ctx, core.read_through, core.commit)
         registry = cast(HostRegistry, self.registry)
-        reconciler = Reconciler(core.ctx, HOST, core.metrics)
+        core.reconciler.in_doubt = doubts.session_ids
         self.possessions = Possessions(
-            registry, core.ctx, reconciler, doubts, core.commit, HOST
+            registry, core.ctx, core.reconciler, doubts, core.commit, HOST
         )  # fmt: skip
         self.adopter = Adopter(
-            registry, core.ctx, reconciler, core.commit, HOST, "instance-1", doubts.session_ids, core.metrics
+            registry, core.ctx, core.reconciler, core.commit, HOST, "instance-1", doubts.session_ids, core.metrics
         )  # fmt: skip
         self.takeovers = Takeovers(
             registry, core.read_through, lambda: None, HOST, doubts.session_ids, core.metrics
@@ -183,7 +186,7 @@ async def test_a_deletion_that_the_store_is_told_of_during_the_adoption_counts()
     ((write, since),) = core.queue.take(HOST, 1, 1)
     adoption = asyncio.ensure_future(several.adopter.adopt({"a": Possession("host-2", 1, "live")}))
     await asyncio.sleep(0)
-    Reconciler(core.ctx, HOST, core.metrics).settle(write, StoredSession(LIVE, OURS), None)
+    core.reconciler.settle(write, StoredSession(LIVE, OURS), None)
     core.queue.retry(write, since)
     await adoption
     assert "a" not in core.table.sessions
@@ -201,6 +204,65 @@ async def test_a_start_finds_its_sessions_though_the_store_fails_in_between() ->
     several.core.writer.store.succeeded()
     assert await several.possessions.look_at_own_set() == 1
     assert several.core.session("a").restored
+
+
+async def test_a_read_from_before_the_store_gave_a_session_does_not_settle_whose_it_is() -> None:
+    """The session was lost while the store was asked for it, so the adoption leaves it to be read again."""
+    several = Several()
+    core = several.core
+    several.registry.answering.clear()
+    adoption = asyncio.ensure_future(several.adopter.adopt({"a": Possession("host-2", 1, "live")}))
+    await asyncio.sleep(0)
+    given = core.memory.rows["a"]
+    core.memory.put("a", LIVE, StoredMeta(host="host-2", version=6, epoch=1))
+    core.table.readings.outdate("a")
+    core.memory.hold()
+    settling = asyncio.ensure_future(several.doubts.settle(["a"]))
+    await core.memory.called.wait()
+    core.memory.rows["a"] = given
+    several.registry.answering.set()
+    await adoption
+    core.memory.let_go()
+    await settling
+    assert several.doubts.session_ids == {"a"}
+    await several.doubts.settle()
+    assert core.session("a").facts.epoch == OURS.epoch
+
+
+async def test_a_doubt_that_comes_when_another_is_settled_stays() -> None:
+    """Both in one turn of the loop, before the task that waits for the read is told."""
+    several = Several()
+    core = several.core
+    core.memory.put("a", LIVE, StoredMeta(host="host-2", version=6, epoch=1))
+    core.memory.hold()
+    settling = asyncio.ensure_future(several.doubts.settle(["a"]))
+    await core.memory.called.wait()
+    core.read_through.when_known("a", lambda: several.doubts.session_ids.add("a"))
+    core.memory.let_go()
+    await settling
+    assert several.doubts.session_ids == {"a"}
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_what_was_another_hosts_when_the_store_was_read_is_read_again(deleted: bool) -> None:
+    """Meanwhile the store has given it to this host; no reply came."""
+    several = Several()
+    core = several.core
+    core.memory.put("a", LIVE, structs.replace(OURS, version=1, epoch=1))
+    await core.turn("a", "ours")
+    if deleted:
+        await core.call("session.delete", session_id="a")
+    ((write, since),) = core.queue.take(HOST, 1, 1)
+    before = StoredSession(LIVE, StoredMeta(host="host-2", version=2, epoch=1))
+    several.registry.cut = True
+    with pytest.raises(StoreDownError):
+        await several.adopter.adopt({"a": Possession("host-2", 1, "live")})
+    await several.doubts.settle()
+    assert core.reconciler.settle(write, before, None)
+    core.queue.retry(write, since)
+    await several.doubts.settle()
+    assert core.session("a").facts.epoch == OURS.epoch
+    assert not several.doubts.session_ids
 
 
 @pytest.mark.parametrize(
