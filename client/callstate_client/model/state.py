@@ -14,6 +14,7 @@ import msgspec
 
 from callstate_client.errors import DocumentError
 from callstate_client.model import documents, go_json
+from callstate_client.model.go_json import INT64_MAX
 from callstate_client.model.history import History, Piece
 from callstate_client.model.members import check_shadows, encode_members
 from callstate_client.model.metrics import SessionMetrics, metrics_of
@@ -146,15 +147,23 @@ class SessionState:
         return turn
 
     def append_turn(self, turn: Turn) -> None:
-        """Append a turn, count it and its `response_ms`, and add its speech time for `user` and `agent`."""
+        """Append a turn, count it and its `response_ms`, and add its speech time for `user` and `agent`.
+
+        Counters stop at the greatest integer that the daemon and Go have.
+        """
         self._history.append(turn)
         if (response_ms := turn.response_ms) is not None:
             self.metrics.add_response(response_ms)
-        self.metrics.turn_count += 1
+        metrics = self.metrics
+        metrics.turn_count = min(metrics.turn_count + 1, INT64_MAX)
         if turn.role == Role.USER:
-            self.metrics.user_speech_duration_ms += max(turn.duration_ms, 0)
+            metrics.user_speech_duration_ms = min(
+                metrics.user_speech_duration_ms + max(turn.duration_ms, 0), INT64_MAX
+            )
         elif turn.role == Role.AGENT:
-            self.metrics.agent_speech_duration_ms += max(turn.duration_ms, 0)
+            metrics.agent_speech_duration_ms = min(
+                metrics.agent_speech_duration_ms + max(turn.duration_ms, 0), INT64_MAX
+            )
 
     def saved_at(self, text: str) -> None:
         """Set `updated_at` to a time as text, such as a store has returned."""
@@ -169,7 +178,7 @@ class SessionState:
 
     def record_interruption(self) -> None:
         """Count one interruption (barge-in)."""
-        self.metrics.interruption_count += 1
+        self.metrics.interruption_count = min(self.metrics.interruption_count + 1, INT64_MAX)
 
     def recovery(self, as_type: type[RecoveryT]) -> RecoveryT | None:
         """`recovery_data` converted to a type of the caller: a msgspec Struct, a dataclass, a TypedDict …; None if

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from callstate_client import Direction, DocumentError, Role, SessionMetrics, SessionState, Status, Turn
+from callstate_client import Direction, DocumentError, MemoryStore, Role, SessionMetrics, SessionState, Status, Turn
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -193,3 +193,18 @@ def test_recovery_data_that_is_none_or_something_else() -> None:
     assert SessionState("c1", recovery_data={"node": "x"}).recovery(dict[str, str]) == {"node": "x"}
     with pytest.raises(DocumentError, match=r"recovery_data is not a valid Recovery: .*node"):
         SessionState("c1", recovery_data={"item": 7}).recovery(Recovery)
+
+
+async def test_counters_stop_where_the_daemons_do() -> None:
+    most = 2**63 - 1
+    full = dict.fromkeys(("turn_count", "interruption_count", "agent_speech_duration_ms"), most)
+    state = SessionState("a", metrics=SessionMetrics(**full, user_speech_duration_ms=most - 5))
+    async with MemoryStore() as store:
+        await store.save(state)
+        for role in ("user", "agent", "tool"):
+            state.add_turn(role, "x", 10)
+            await store.add_turn("a", role, "x", 10)
+        state.record_interruption()
+        await store.record_interruption("a")
+        assert state.metrics == (await store.load("a")).metrics
+        await store.save(state)
