@@ -226,7 +226,8 @@ class Store(SessionApi):
         their calls, which the handlers find lost.
 
         Without a handler, `for call in store.recover(): …` gives calls that are held, each to be left by `with
-        call:`, which ends it, or by `call.release()`. The next one is claimed when the loop asks for it.
+        call:`, which ends it, or by `call.release()`; one that is dropped instead gets no more heartbeats. The next
+        one is claimed when the loop asks for it.
 
         Args:
             handler: continues a call.

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from threading import Lock, Thread
 from types import TracebackType
 from typing import Any
+from weakref import WeakValueDictionary
 
 from callstate_client.calls.heartbeats.schedule import default_timeout_s
 from callstate_client.calls.heartbeats.thread import HeartbeatThread
@@ -44,7 +45,8 @@ class _Holding:
         self.lock = Lock()
         self.claiming = Lock()
         """Held while a claim that names no session is in flight, until its outcome is noted."""
-        self.calls: dict[str, HeldCall] = {}
+        self.calls: WeakValueDictionary[str, HeldCall] = WeakValueDictionary()
+        """Weak: what its user has dropped, or an interruption has left to nobody, gets no more heartbeats."""
         self.entering: set[str] = set()
         self.heartbeats: HeartbeatThread | None = None
 
@@ -87,19 +89,22 @@ class HeldCalls:
             ConflictError: another block of this store holds it, or is about to.
         """
         ours = self._holding.get()
-        with ours.lock:
-            held = ours.calls.get(session_id)
-            is_held = held is not None and held.lost is None
-            if session_id in ours.entering or (is_held and not take_over):
-                text = f"{session_id} is held by this store already; hold(state, resume=True) takes it over"
-                raise ConflictError(text, owner=self.api.worker_id)
-            ours.entering.add(session_id)
-        try:
+        is_ours = False
+        try:  # from before it is reserved: an interruption may come just after that
+            with ours.lock:
+                held = ours.calls.get(session_id)
+                is_held = held is not None and held.lost is None
+                if session_id in ours.entering or (is_held and not take_over):
+                    text = f"{session_id} is held by this store already; hold(state, resume=True) takes it over"
+                    raise ConflictError(text, owner=self.api.worker_id)
+                is_ours = True
+                ours.entering.add(session_id)
             if held is not None and is_held:
                 held.hand_over()
             yield
         finally:
-            ours.entering.discard(session_id)
+            if is_ours:
+                ours.entering.discard(session_id)
 
     def hold(self, record: Record, beat: BeatMode, end_on: EndOn) -> HeldCall:
         """Hold a session that was just created or claimed, until it is released.

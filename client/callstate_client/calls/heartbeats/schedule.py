@@ -104,6 +104,11 @@ class ScheduledCall:
         """The heartbeat was not sent: retry after a pause, seconds, but well before the call is suspected."""
         self.due = now + min(pause_s, self.interval_s)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the object that the callback belongs to is still there."""
+        return self._lost() is not None
+
     def lose(self, error: CallstateError) -> None:
         """Report that the call accepts no more heartbeats."""
         lost = self._lost()
@@ -148,12 +153,17 @@ class Schedule:
         return min((call.due for call in self._calls.values()), default=None)
 
     def take_due(self, now: float) -> dict[str, ScheduledCall]:
-        """The calls whose heartbeat is due now or soon. Their next ones are due an interval later."""
+        """The calls whose heartbeat is due now or soon. Their next ones are due an interval later.
+
+        Those that nobody has any more are discarded.
+        """
         due = {
             session_id: call
             for session_id, call in self._calls.items()
             if call.due - call.interval_s * EARLY <= now
         }
+        for session_id in [session_id for session_id, call in due.items() if not call.is_wanted]:
+            del due[session_id], self._calls[session_id]
         for call in due.values():
             call.due = now + call.interval_s
         return due

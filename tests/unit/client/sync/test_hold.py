@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -221,6 +222,43 @@ def test_a_release_is_sent_again_if_the_connection_is_lost(
     answer(again, "worker.register", {"worker_id": "w1"})
     assert answer(again, "session.release", {}) == {"session_id": "c1", "epoch": 5}
     leaving.result(WITHIN_S)
+
+
+def test_a_call_that_its_user_has_dropped_gets_no_more_heartbeats(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    """It becomes suspect, and is another worker's to claim."""
+    entering = threads.submit(store.hold(SessionState("c1")).__enter__)
+    answer(side, "session.save", SAVED)
+    call: sync.HeldCall | None = entering.result(WITHIN_S)
+    heartbeats = store._held_calls._heartbeats()
+    assert heartbeats._schedule._calls["c1"].is_wanted
+    call = None
+    del entering
+    threads.submit(gc.collect).result(WITHIN_S)
+    assert not heartbeats._schedule._calls["c1"].is_wanted
+    assert call is None
+
+
+def test_a_call_can_be_held_after_an_interruption_of_its_entry(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    class Interrupting(set[str]):
+        def add(self, session_id: str) -> None:
+            super().add(session_id)
+            raise KeyboardInterrupt
+
+    holding = store._held_calls._holding.get()
+    holding.entering = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        store.hold(SessionState("c1")).__enter__()
+    assert not holding.entering
+    holding.entering = set()
+    entering = threads.submit(store.hold(SessionState("c1"), beat="manual").__enter__)
+    answer(side, "session.save", SAVED)
+    releasing = threads.submit(entering.result(WITHIN_S).release)
+    answer(side, "session.release", {})
+    releasing.result(WITHIN_S)
 
 
 def test_a_session_that_is_deleted_before_it_can_be_resumed_is_a_new_one(

@@ -89,10 +89,15 @@ def test_a_call_that_is_held_again_is_neither_dropped_nor_discarded(schedule: Sc
     assert len(schedule) == 1
 
 
-def test_a_holder_is_not_kept_alive(schedule: Schedule) -> None:
-    schedule.add("c2", TIMEOUT_S, 100.0, Holder().lost)
-    gc.collect()
+def test_a_holder_is_not_kept_alive_and_its_call_gets_no_heartbeats(schedule: Schedule) -> None:
+    holder = Holder()
+    for session_id in ("c2", "c3"):
+        schedule.add(session_id, TIMEOUT_S, 100.0, holder.lost)
     call = schedule.take_due(108.0)["c2"]
+    del holder
+    gc.collect()
     call.lose(ERROR)
     schedule.discard("c2", None)
+    assert len(schedule) == 2
     assert [*schedule.take_due(200.0)] == ["c1"]
+    assert len(schedule) == 1
