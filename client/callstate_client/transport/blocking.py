@@ -140,9 +140,6 @@ class BlockingConnection:
         """Disconnect."""
         self._socket.close()
 
-    def __del__(self) -> None:
-        self.close()
-
 
 def dial(
     attempt: Attempt,

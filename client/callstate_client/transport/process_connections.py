@@ -24,7 +24,7 @@ class ProcessConnections:
         self.closing = Event()
         self._all: WeakSet[BlockingConnection] = WeakSet()
         """Weak: a KeyboardInterrupt may come when a connection has just been taken from `idle`, or made, and nobody
-        else has it yet. It is closed then."""
+        else has it yet. It is closed with its socket then."""
         self._mutations: dict[str, list[int]] = {}
         self._lock = RLock()
         """Reentrant: a signal handler may send a request while it is held."""
