@@ -1,8 +1,10 @@
-"""New files that the command line writes, perhaps as root and where others can write as well."""
+"""Files that the command line writes, perhaps as root and where others can write as well."""
 
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -25,3 +27,31 @@ def open_new(path: Path, mode: int = PRIVATE) -> int:
     except FileExistsError:
         path.unlink(missing_ok=True)
         return os.open(path, _NEW, mode)
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether a new file may be put at this path: there is none, or an ordinary one.
+
+    A pipe or a device stays and is written to, and so is one of our own streams under another name, such as
+    /dev/stdout; but not what other users have put there, as they could read it.
+    """
+    try:
+        if path.lstat().st_uid not in (0, os.geteuid()):
+            return True
+        found = path.stat()
+    except OSError:
+        return True
+    for stream in (1, 2):
+        with suppress(OSError):  # it may be closed
+            if path.is_symlink() and os.path.samestat(found, os.fstat(stream)):
+                return False
+    return stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+
+
+def open_as_it_is(path: Path) -> int:
+    """Open what is not replaceable for writing at its end.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)

@@ -28,7 +28,7 @@ from callstate_sidecar.journal.repair import repair
 from callstate_sidecar.journal.replay import check_new, decoding, replay
 from callstate_sidecar.system import stdio
 from callstate_sidecar.system.exits import Exit
-from callstate_sidecar.system.files import open_existing, open_new
+from callstate_sidecar.system.files import is_replaceable, open_as_it_is, open_existing, open_new
 from callstate_sidecar.system.state_dir import JOURNAL_NAME, LOCK_NAME
 
 
@@ -104,9 +104,14 @@ def _become_owner(directory: Path) -> None:
 
 @contextmanager
 def _target(path: Path | None) -> Iterator[IO[str]]:
-    """Where to print: stdout, or a new file in place of an old one, once it is complete and on disk."""
+    """Where to print: a new file in place of an old one, once it is complete and on disk; or stdout, a pipe or a
+    device."""
     if path is None:
         yield sys.stdout
+        return
+    if not is_replaceable(path):
+        with os.fdopen(open_as_it_is(path), "w", encoding="utf-8") as there:
+            yield there
         return
     draft = path.with_name(f"{path.name}.part")
     try:

@@ -18,7 +18,7 @@ from callstate_client.cli.backup.progress import progress
 from callstate_client.cli.command import Command
 from callstate_client.cli.filters import add_filters, matching
 from callstate_client.cli.output import Output
-from callstate_client.cli.private_file import open_new
+from callstate_client.cli.private_file import is_replaceable, open_as_it_is, open_new
 from callstate_client.cli.version import package_version
 from callstate_client.errors import SessionNotFoundError, UnreadableError
 from callstate_client.model.times import format_time, now
@@ -76,9 +76,14 @@ async def _line(store: CallStore, listed: Record, unreadable: list[str]) -> byte
 
 @contextlib.contextmanager
 def _target(path: Path | None) -> Iterator[IO[bytes]]:
-    """Where to write: a new file in place of an old one, once it is complete and on disk; or stdout."""
+    """Where to write: a new file in place of an old one, once it is complete and on disk; or stdout, a pipe or a
+    device."""
     if path is None:
         yield sys.stdout.buffer
+        return
+    if not is_replaceable(path):
+        with os.fdopen(open_as_it_is(path), "wb") as there:
+            yield there
         return
     draft = path.with_name(f"{path.name}.part")
     try:
