@@ -21,9 +21,10 @@ from callstate_client.model.members import encode_members
 from callstate_client.model.merge import merge_patch
 from callstate_client.model.metrics import SessionMetrics
 from callstate_client.model.state import SessionState
-from callstate_client.model.times import format_time
+from callstate_client.model.times import format_time, is_time
 from callstate_client.model.turn import Turn, decode_turn
 from callstate_client.model.wellformed import as_text, check_names, cleaned, whole_ms
+from callstate_client.model.words import Status
 from callstate_client.protocol.ids import MAX_DURATION_S, MAX_HEARTBEAT_TIMEOUT_S
 from callstate_client.requests import validation
 
@@ -147,8 +148,11 @@ def check_patch(patch: Mapping[str, Any], path: str) -> None:
 
 
 def _patched(member: str, value: Any) -> Any:
-    if isinstance(value, datetime) and member == "created_at":
-        return format_time(value)
+    if member == "created_at":
+        if isinstance(value, datetime):
+            return format_time(value)
+        if isinstance(value, str) and not is_time(value):
+            raise validation.wrong("$.params.set.created_at", "RFC 3339 time")
     if isinstance(value, SessionMetrics):
         return value.to_dict()
     validation.check_free(value, member)
@@ -184,7 +188,10 @@ def patch_state(state: SessionState, patch: dict[str, Any]) -> None:
         DocumentError: the result is not a session.
     """
     if not _patch_members(state, patch):
-        replace_head(state, merge_patch(state.to_members(with_history=False), patch))
+        members = state.to_members(with_history=False)
+        # what the daemon makes of null: a call stays as old as it is, and has the status of a new one
+        without = {"created_at": members["created_at"], "status": Status.PENDING}
+        replace_head(state, without | merge_patch(members, patch))
 
 
 def _patch_members(state: SessionState, patch: dict[str, Any]) -> bool:

@@ -171,7 +171,7 @@ async def test_a_change_beside_that_is_refused_is_taken_back(store: FlakyStore) 
     [
         {"status": "active"},
         {"from": "+1", "to": "+2", "provider": "p", "direction": "inbound", "call_id": "CA1"},
-        {"status": None, "provider": None, "call_id": None},
+        {"provider": None, "call_id": None},
         {"recovery_data": {"a": {"b": None, "e": [1, {"x": None}]}, "d": {"y": (1, 2)}}},
         {"recovery_data": {"a": {"b": None}}, "status": "active"},
         {"recovery_data": {"a": None, "d": None}},
@@ -198,3 +198,27 @@ def test_a_patch_leaves_what_it_is_applied_to() -> None:
     state = SessionState("c1", recovery_data=before)
     patch_state(state, {"recovery_data": {"a": {"b": 2}}})
     assert (before, state.recovery_data) == ({"a": {"b": 1}}, {"a": {"b": 2}})
+
+
+@pytest.mark.parametrize("change", [
+    {"status": None}, {"created_at": None}, {"status": None, "created_at": None, "to": "+2"}, {"provider": None},
+    {"call_id": None, "from_": None}, {"metrics": None}, {"metrics": {"turn_count": None}}, {"recovery_data": None},
+    {"status": None, "labels": {"b": "2"}},
+])  # fmt: skip
+async def test_what_is_removed_is_what_the_store_makes_of_it(store: FlakyStore, change: dict[str, Any]) -> None:
+    began = SessionState(
+        "c2", status="on_hold", provider="sip", call_id="CA1", from_="+1", recovery_data={"a": 1},
+        created_at=datetime(2025, 1, 1, tzinfo=UTC), metrics=SessionMetrics(turn_count=3),
+    )  # fmt: skip
+    async with store.hold(began) as call:
+        await call.update(**change)
+        kept = await store.load("c2")
+        kept.updated_at = call.state.updated_at
+        assert call.state == kept
+
+
+@pytest.mark.parametrize("value", ["", "yesterday", "2026-01-01 00:00:00Z"])
+def test_a_time_that_is_none_is_refused_at_the_call(value: str) -> None:
+    with pytest.raises(InvalidParamsError, match="RFC 3339") as caught:
+        split_changes({"created_at": value})
+    assert caught.value.path == "$.params.set.created_at"
