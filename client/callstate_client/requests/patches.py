@@ -106,6 +106,8 @@ def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
                         path=f"$.params.set.{other}",
                     )
                 patch[other] = _patched(other, inner)
+        elif name == "created_at" and value is None:
+            pass  # which leaves it, and joined with an earlier patch would take that one's value away
         elif name in _KNOWN:
             member = "from" if name == "from_" else name
             patch[member] = _patched(member, value)
@@ -188,10 +190,9 @@ def patch_state(state: SessionState, patch: dict[str, Any]) -> None:
         DocumentError: the result is not a session.
     """
     if not _patch_members(state, patch):
-        members = state.to_members(with_history=False)
-        # what the daemon makes of null: a call stays as old as it is, and has the status of a new one
-        without = {"created_at": members["created_at"], "status": Status.PENDING}
-        replace_head(state, without | merge_patch(members, patch))
+        # what the daemon makes of null: the status of a new call
+        without = {"status": Status.PENDING}
+        replace_head(state, without | merge_patch(state.to_members(with_history=False), patch))
 
 
 def _patch_members(state: SessionState, patch: dict[str, Any]) -> bool:

@@ -217,6 +217,14 @@ async def test_what_is_removed_is_what_the_store_makes_of_it(store: FlakyStore, 
         assert call.state == kept
 
 
+async def test_a_time_that_is_left_is_the_one_that_was_queued_before(store: FlakyStore) -> None:
+    async with store.hold("c1") as call:
+        call.add_turn("user", "y")  # under way, so that the next two may be joined
+        call.update(created_at=START, extra={"a": 1})
+        await call.update(created_at=None, extra={"b": 2})
+        assert call.state.created_at == (await store.load("c1")).created_at == START
+
+
 @pytest.mark.parametrize("value", ["", "yesterday", "2026-01-01 00:00:00Z"])
 def test_a_time_that_is_none_is_refused_at_the_call(value: str) -> None:
     with pytest.raises(InvalidParamsError, match="RFC 3339") as caught:
