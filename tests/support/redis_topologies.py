@@ -86,7 +86,7 @@ class Group:
 
 
 class Watched(Group):
-    """A primary, its replica, and a sentinel that fails over when the primary is gone for 0.3 s.
+    """A primary, its replica, and a sentinel that fails over when the primary is gone for a second.
 
     Args:
         config: further lines of configuration of the two servers.
@@ -99,7 +99,7 @@ class Watched(Group):
         self.sentinel = TcpServer(
             binary,
             f"sentinel monitor calls 127.0.0.1 {self.primary.port} 1",
-            "sentinel down-after-milliseconds calls 300",
+            "sentinel down-after-milliseconds calls 1000",
             "sentinel failover-timeout calls 3000",
             *sentinel,
             sentinel=True,
@@ -129,7 +129,7 @@ class ClusterServers(Group):
         self._bus_ports = [free_port() for _ in range(4)]
         nodes = [
             TcpServer(
-                binary, "cluster-enabled yes", f"cluster-port {bus_port}", "cluster-node-timeout 500",
+                binary, "cluster-enabled yes", f"cluster-port {bus_port}", "cluster-node-timeout 1500",
                 "cluster-replica-validity-factor 0", AT_ONCE, *config,
             )
             for bus_port in self._bus_ports
