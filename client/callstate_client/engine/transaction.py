@@ -46,7 +46,7 @@ from callstate_client.engine.sessions.records import (
     TurnsRecord,
     WorkerRecord,
 )
-from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.session import NEVER_FENCED, Session
 from callstate_client.engine.table.replay import removal
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.table.tombstones import Tombstone
@@ -361,6 +361,7 @@ class Transaction:
     def rollback(self, why: NotDurableError) -> None:
         """Undo the group, which the journal refused for this reason."""
         table, replies = self._table, self.after_rollback
+        created = [*self._created()]
         for session_id, saved in reversed(self._saved.items()):
             self._restore(session_id, saved)
         rare = self._rare_undo
@@ -383,10 +384,18 @@ class Transaction:
         self._restore_liveness()
         for pending, session_id, reason in reversed(rare.departures):
             pending[session_id] = reason
-        self._events.drop_undone({session.id: session.fenced_epoch for session in self._sessions_before()})
+        fenced = {session.id: session.fenced_epoch for session in self._sessions_before()}
+        self._events.drop_undone(fenced | dict.fromkeys(created, NEVER_FENCED))
         self.commit()
         for reply in replies:
             reply(why)
+
+    def _created(self) -> Iterator[str]:
+        """The ids of sessions that the group has created and not deleted: the store never had them."""
+        for session_id, saved in self._saved.items():
+            session = self._table.sessions.get(session_id)
+            if saved.session is None and session is not None and not session.stored_version:
+                yield session_id
 
     def _sessions_before(self) -> Iterator[Session]:
         return (saved.session for saved in self._saved.values() if saved.session is not None)

@@ -19,7 +19,7 @@ of references.
 from __future__ import annotations
 
 from itertools import starmap
-from typing import Any
+from typing import Any, Final
 
 from msgspec import structs
 
@@ -36,6 +36,10 @@ from callstate_client.engine.sessions.written_parts import WrittenParts
 
 _REPLACE, _APPEND, _AMEND = HistoryMode.REPLACE, HistoryMode.APPEND, HistoryMode.AMEND
 """Looked up once: a member of an enum takes several times as long as a global name."""
+
+
+NEVER_FENCED: Final = -1
+"""In place of the epoch in which a caller was fenced."""
 
 
 class Session:
@@ -62,7 +66,7 @@ class Session:
         self.journaled = self.base_derived = False
         """The journal has the whole session, so that a change can be journaled as a difference; but not its merge
         base, which a replay derives from the session as long as nothing has changed."""
-        self.fenced_epoch = -1
+        self.fenced_epoch = NEVER_FENCED
         """The epoch in which a caller was last fenced: only the first refusal of an epoch is an event."""
         self.known_timeout_s: float | None = None
         """The previous timeout, until the owner learns that another caller has changed it."""

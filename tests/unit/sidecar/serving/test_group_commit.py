@@ -190,3 +190,19 @@ async def test_a_subscriber_that_leaves_while_it_is_behind_is_forgotten(alone: A
     assert not events.behind
     await alone.answered(alone.peer, TURN)
     assert len(client.events) < MANY / 2
+
+
+async def test_nobody_is_told_of_a_refusal_by_a_session_whose_creation_is_undone(alone: Alone) -> None:
+    subscribed, _ = await alone.answered(alone.peer, ("events.subscribe", {}), TURN)
+    assert "result" in subscribed
+    alone.disk.error = OSError(errno.ENOSPC, "No space left on device")
+    created, refused = await alone.answered(
+        alone.peer,
+        ("session.save", {"session": {"id": "b", "status": "active"}}),
+        ("session.add_turn", {"session_id": "b", "turn": {"content": "x"}, "epoch": 7}),
+    )
+    alone.disk.error = None
+    await alone.answered(alone.peer, TURN)
+    assert created["error"]["data"]["kind"] == "not_durable"
+    assert refused["error"]["data"]["kind"] == "not_found"
+    assert not [event for event in alone.peer.events if event.get("session_id") == "b"]
