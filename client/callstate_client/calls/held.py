@@ -186,7 +186,11 @@ class HeldCalls:
 
         Raises:
             ConflictError: another task of this store holds it by now.
+            ShuttingDownError: the worker is leaving by now; the session is released.
         """
+        if self.leaving and not self.closing:  # what is added while the store is being closed is released by that
+            await self.give_up(record.state.id, epoch)
+            self.check_takes_more(record.state.id)
         timeout_s = record.heartbeat_timeout_s
         if timeout_s is None:  # an older daemon does not say it for each session
             timeout_s = await self.store.default_heartbeat_timeout_s()

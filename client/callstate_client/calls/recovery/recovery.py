@@ -25,6 +25,7 @@ from callstate_client.errors import (
     ConflictError,
     SessionEndedError,
     SessionNotFoundError,
+    ShuttingDownError,
     StoreClosedError,
 )
 from callstate_client.store import Record
@@ -175,7 +176,10 @@ class Recovery:
                 return
             if orphans is not None:
                 orphans.add_any()
-            call = await self._held.add(record, epoch=record.epoch)
+            try:
+                call = await self._held.add(record, epoch=record.epoch)
+            except ShuttingDownError:
+                return
             if self._store._telemetry is not None:
                 self._store._telemetry.call_recovered()
             if not self._retries.hold_back(call):

@@ -16,6 +16,7 @@ from callstate_client import (
     MemoryStore,
     RequestTimeoutError,
     SessionState,
+    ShuttingDownError,
     StoreClosedError,
     UndeliveredError,
 )
@@ -36,7 +37,7 @@ class GatedStore(FlakyStore):
 
     async def request(self, method: str, params: Any = None, **options: Any) -> bytes:
         reply = await super().request(method, params, **options)
-        if method in ("session.save", "session.claim"):
+        if method in ("session.save", "session.claim", "session.claim_next"):
             self.done.set()
             await self.gate.wait()
         return reply
@@ -225,6 +226,26 @@ async def test_a_store_that_is_being_closed_takes_no_call(store: GatedStore, oth
     await closing
     assert isinstance(first.lost, StoreClosedError)
     assert await other.list_active() == ["c1"]
+    assert (await other.get("c1")).owner is None
+
+
+@pytest.mark.parametrize("enters", [True, False])
+async def test_what_is_taken_while_the_worker_leaves_is_released(
+    store: GatedStore, other: MemoryStore, enters: bool
+) -> None:
+    await other.save(a_call())
+    await other.release("c1", 0)
+    store.gate.clear()
+    taking = asyncio.create_task(store.hold("c1").__aenter__() if enters else anext(store.recover(), None))
+    await store.done.wait()
+    assert await store.leave(0) == (0, 0)
+    assert (await other.get("c1")).owner == "w1"
+    store.gate.set()
+    if enters:
+        with pytest.raises(ShuttingDownError):
+            await taking
+    else:
+        assert await taking is None
     assert (await other.get("c1")).owner is None
 
 
