@@ -202,8 +202,8 @@ class CallStore(SessionApi):
                 claim it, unless `alive()` is called before that. Without a watchdog, a task that hangs keeps its
                 call for as long as the event loop runs.
             replace_ended: if the call with this id has ended, create a new one in its place, with the next epoch;
-                the old one's history, counters, labels and reason are deleted. If two workers try at once, one
-                of them gets it. For a provider that uses a Call-ID twice.
+                the old one's history, counters, labels, timeouts and reason are deleted. If two workers try at
+                once, one of them gets it. For a provider that uses a Call-ID twice.
             resume: create or claim, whichever fits, for a stream that may reconnect to any worker. An existing
                 session with this state's id is claimed if it has no live owner: its worker is gone, silent or has
                 released it, it was reaped and is still in memory, or it belongs to this worker (a block of this

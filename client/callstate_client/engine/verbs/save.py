@@ -14,7 +14,6 @@ from msgspec import UNSET, Raw, structs
 
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
 from callstate_client.engine.long_result import Result
-from callstate_client.engine.reasons import OVERTIME
 from callstate_client.engine.rules.authority import check_epoch, check_writable, holder_of, is_holder
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.lifecycle import retime, settle_status, tell_timeout
@@ -370,13 +369,10 @@ def _given_facts(p: SaveParams, labels: dict[str, str] | None) -> dict[str, Any]
 
 
 def _begin_anew(caller: Caller, session: Session, user: User | Creator) -> None:
-    """Begin another call under the same id; the owner of the previous one is fenced off."""
-    facts = session.facts
-    is_overtime = facts.ended_reason == OVERTIME  # else it would be ended again at once
+    """Begin another call under the same id, with none of the previous one's timeouts; its owner is fenced off."""
     session.facts = Facts(
-        epoch=facts.epoch + 1, owner=caller.worker, instance=caller.instance, labels=facts.labels,
-        heartbeat_timeout_s=facts.heartbeat_timeout_s,
-        max_duration_s=None if is_overtime else facts.max_duration_s, uid=user.uid, gid=user.gid,
+        epoch=session.facts.epoch + 1, owner=caller.worker, instance=caller.instance, labels=session.facts.labels,
+        uid=user.uid, gid=user.gid,
     )  # fmt: skip
     session.known_timeout_s = None
 
