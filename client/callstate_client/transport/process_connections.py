@@ -65,12 +65,16 @@ class ProcessConnections:
             connection.close()
 
     def begin(self, session_id: str) -> int:
-        """Count a mutation of this session as pending, and return its number."""
+        """Count a mutation of this session as pending, and return its number.
+
+        Those of other threads that are pending by now may take effect after it: they have greater numbers.
+        """
         with self._lock:
             counts = self._mutations.setdefault(session_id, [0, 0])
+            number = counts[1] + 1 - counts[0]
             counts[0] += 1
             counts[1] += 1
-            return counts[1]
+            return number
 
     def done(self, session_id: str) -> None:
         """Count it as no longer pending."""
