@@ -12,7 +12,9 @@ from callstate_client.model.history import Piece
 from callstate_client.model.members import encode_members
 from callstate_client.model.merge import merge_patch
 from callstate_client.model.state import SessionState
+from callstate_client.model.words import Status
 from callstate_client.requests import replies, validation
+from callstate_client.requests.mutations import update
 from callstate_client.requests.patches import Beside, checked_beside
 from callstate_client.requests.prepared import PreparedRequest
 from callstate_client.requests.redaction import Redaction
@@ -95,10 +97,14 @@ def rewrite_head(
 ) -> PreparedRequest[int]:
     """Patch a session's head together with labels and timeouts, which only a save can change: the head as it was
     read, patched, without its history, and on condition that nothing has changed since."""
+    version = record.version if if_version is None else if_version
     members = merge_patch(record.state.to_members(with_history=False), patch)
+    if not record.state.is_active and members.get("status") != Status.ENDED:
+        # a save would begin another call under the id; an update of an ended call's status is refused
+        return update(record.state.id, version, patch, op)
     params = protocol.SaveParams(
         session=msgspec.Raw(encode_members(members)),
-        if_version=record.version if if_version is None else if_version,
+        if_version=version,
         epoch=epoch,
         op=op,
         **beside,

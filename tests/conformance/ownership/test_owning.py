@@ -247,12 +247,17 @@ async def test_an_update_revives_nothing(w1: CallStore, operator: CallStore) -> 
     await w1.end("c1", "caller_hangup")
     before = await operator.get("c1")
     for store in (w1, operator):
-        with pytest.raises(SessionEndedError) as caught:
-            await store.update("c1", status="active")
-        assert caught.value.reason == "caller_hangup"
+        for changes in ({"status": "active"}, {"status": "active", "labels": {"a": "b"}}, {"status": None}):
+            for beside in ({}, {"heartbeat_timeout_s": 9.0}):
+                with pytest.raises(SessionEndedError) as caught:
+                    await store.update("c1", **changes, **beside)
+                assert caught.value.reason == "caller_hangup"
+                assert caught.value.ended_at
     assert await operator.get("c1") == before
     await w1.update("c1", status="ended", to="+1")
-    assert (await operator.get("c1")).ended_reason == "caller_hangup"
+    await w1.update("c1", to="+2", labels={"a": "b"})
+    after = await operator.get("c1")
+    assert (after.ended_reason, after.state.to, after.labels, after.epoch) == ("caller_hangup", "+2", {"a": "b"}, 0)
 
 
 # -- amending ---------------------------------------------------------------------------------------------
