@@ -26,6 +26,7 @@ CLIENT = {
     "requests": "errors model protocol store",
     "transport": "errors model protocol store",
     "uncopied": "",
+    "new_files": "",
     "telemetry": "errors",
     "otel": "errors telemetry",
     "requester": "errors model protocol store requests telemetry transport uncopied",
@@ -36,7 +37,7 @@ CLIENT = {
     "memory": "errors model protocol store requests telemetry engine clock calls api",
     "sync": "errors model protocol store requests telemetry transport calls uncopied",
     "adapters": "errors model calls api client",
-    "cli": "errors model protocol store requests calls api client",
+    "cli": "errors model protocol store requests new_files calls api client",
 }
 ENGINE = {
     "user": "",
@@ -114,8 +115,8 @@ SIDECAR = {
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}
 FOLDER = {"callstate_client": "client", "callstate_sidecar": "sidecar"}
 
-# What of the client the daemon may use: values, the wire and the rules, not what talks to a daemon.
-SHARED = ("errors", "model", "protocol", "store", "engine")
+# What of the client the daemon may use: values, the wire, the rules and new files, not what talks to a daemon.
+SHARED = ("errors", "model", "protocol", "store", "engine", "new_files")
 
 # Tested without a loop and shared by the asyncio and the blocking front, so neither may creep in.
 SANS_IO = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import io
 import os
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from callstate_client.engine.sessions.records import decode_record
 from callstate_client.engine.table.replay import replay as apply
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.read import loaded
+from callstate_client.new_files import output_file
 from callstate_sidecar.journal.errors import JournalError
 from callstate_sidecar.journal.format import FormatError, Frame, Kind, read_header, read_synced, salvage
 from callstate_sidecar.journal.layout import generation_of, logs, snapshots
@@ -28,7 +30,7 @@ from callstate_sidecar.journal.repair import repair
 from callstate_sidecar.journal.replay import check_new, decoding, replay
 from callstate_sidecar.system import stdio
 from callstate_sidecar.system.exits import Exit
-from callstate_sidecar.system.files import is_replaceable, open_as_it_is, open_existing, open_new
+from callstate_sidecar.system.files import open_existing
 from callstate_sidecar.system.state_dir import JOURNAL_NAME, LOCK_NAME
 
 
@@ -104,24 +106,16 @@ def _become_owner(directory: Path) -> None:
 
 @contextmanager
 def _target(path: Path | None) -> Iterator[IO[str]]:
-    """Where to print: a new file in place of an old one, once it is complete and on disk; or stdout, a pipe or a
-    device."""
+    """Where to print: to the output that was named, or to stdout."""
     if path is None:
         yield sys.stdout
         return
-    if not is_replaceable(path):
-        with os.fdopen(open_as_it_is(path), "w", encoding="utf-8") as there:
-            yield there
-        return
-    draft = path.with_name(f"{path.name}.part")
-    try:
-        with os.fdopen(open_new(draft), "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with output_file(path) as file:
+        text = io.TextIOWrapper(file, "utf-8")
+        try:
+            yield text
+        finally:
+            text.detach()  # flushes, and leaves the file open
 
 
 def _is_journal(directory: Path) -> bool:

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from callstate_client.new_files import PRIVATE_FILE
 from callstate_sidecar.config.errors import ConfigError
-from callstate_sidecar.system.files import PRIVATE_FILE, make_directory, naming, open_kept
+from callstate_sidecar.system.files import make_directory, naming, open_kept
 from callstate_sidecar.system.state_dir import AlreadyRunningError
 from callstate_sidecar.system.strict_modes import ROOT, UnsafePathError, check_path
 

@@ -1,27 +1,26 @@
 """The file calls of journal and state directory, in one object, so that tests can make them fail.
 
-Every file that the daemon or a tool of it creates, truncates or writes to is opened here: never through a symbolic
-link (O_NOFOLLOW), for one that somebody has put in its place would let root destroy the file it leads to; not
-inherited by other programs (O_CLOEXEC); and open to its owner alone, as transcripts and numbers are in it. The
-exception is `open_as_it_is`, for what an operator names as the output, such as /dev/stdout.
+Every file that the daemon or a tool of it creates, truncates or writes to is opened here or in the client's
+`new_files`: never through a symbolic link (O_NOFOLLOW), for one that somebody has put in its place would let root
+destroy the file it leads to; not inherited by other programs (O_CLOEXEC); and open to its owner alone, as
+transcripts and numbers are in it. The exception is what an operator names as the output, such as /dev/stdout.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-PRIVATE_FILE: Final = 0o600
+from callstate_client.new_files import PRIVATE_FILE, open_new
+
 PRIVATE_DIRECTORY: Final = 0o700
 
 _WRITTEN: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT: Final = _WRITTEN | os.O_CREAT
-_NEW: Final = _KEPT | os.O_EXCL
 
 
 @contextmanager
@@ -54,47 +53,6 @@ def make_directory(path: Path) -> None:
     except OSError:
         if not path.is_dir():
             raise
-
-
-def open_new(path: Path) -> int:
-    """Open a new, empty file, in place of one that an earlier run has left behind.
-
-    Raises:
-        OSError: it can't be made.
-    """
-    try:
-        return os.open(path, _NEW, PRIVATE_FILE)
-    except FileExistsError:
-        path.unlink(missing_ok=True)  # a symbolic link goes itself, and what it leads to stays
-        return os.open(path, _NEW, PRIVATE_FILE)
-
-
-def is_replaceable(path: Path) -> bool:
-    """Whether a new file may be put at this path: there is none, or an ordinary one.
-
-    A pipe or a device stays and is written to, and so is one of our own streams under another name, such as
-    /dev/stdout; but not what other users have put there, as they could read it.
-    """
-    try:
-        if path.lstat().st_uid not in (0, os.geteuid()):
-            return True
-        found = path.stat()
-    except OSError:
-        return True
-    for stream in (1, 2):
-        with suppress(OSError):  # it may be closed
-            if path.is_symlink() and os.path.samestat(found, os.fstat(stream)):
-                return False
-    return stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
-
-
-def open_as_it_is(path: Path) -> int:
-    """Open what is not replaceable for writing at its end.
-
-    Raises:
-        OSError: it can't be opened.
-    """
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
 
 def open_kept(path: Path) -> int:

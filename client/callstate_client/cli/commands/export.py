@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from callstate_client.api import CallStore
 from callstate_client.cli import output
@@ -18,10 +17,10 @@ from callstate_client.cli.backup.progress import progress
 from callstate_client.cli.command import Command
 from callstate_client.cli.filters import add_filters, matching
 from callstate_client.cli.output import Output
-from callstate_client.cli.private_file import is_replaceable, open_as_it_is, open_new
 from callstate_client.cli.version import package_version
 from callstate_client.errors import SessionNotFoundError, UnreadableError
 from callstate_client.model.times import format_time, now
+from callstate_client.new_files import output_file
 from callstate_client.protocol import LIST_USERS
 from callstate_client.store import Record
 
@@ -34,7 +33,8 @@ async def _export(store: CallStore, args: argparse.Namespace, out: Output) -> in
     total = sum((await store.stats())["sessions"].values()) if args.scope == "host" else None
     unreadable: list[str] = []
     users = LIST_USERS in info.get("features", ())  # an older daemon does not say
-    with _target(args.output) as target, progress("export", total, visible=not out.as_json) as show:
+    file = contextlib.nullcontext(sys.stdout.buffer) if args.output is None else output_file(args.output)
+    with file as target, progress("export", total, visible=not out.as_json) as show:
         target.write(lines.header(package_version(), str(info["host_id"]), format_time(now())))
         sessions = 0
         async for batch in _batches(matching(store, args, users=users)):
@@ -72,28 +72,6 @@ async def _line(store: CallStore, listed: Record, unreadable: list[str]) -> byte
     except UnreadableError as error:
         unreadable.append(str(error))
         return None
-
-
-@contextlib.contextmanager
-def _target(path: Path | None) -> Iterator[IO[bytes]]:
-    """Where to write: a new file in place of an old one, once it is complete and on disk; or stdout, a pipe or a
-    device."""
-    if path is None:
-        yield sys.stdout.buffer
-        return
-    if not is_replaceable(path):
-        with os.fdopen(open_as_it_is(path), "wb") as there:
-            yield there
-        return
-    draft = path.with_name(f"{path.name}.part")
-    try:
-        with os.fdopen(open_new(draft), "wb") as file:
-            yield file
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def _add(parser: argparse.ArgumentParser) -> None:

@@ -15,9 +15,9 @@ from callstate_client.cli.command import Command
 from callstate_client.cli.install_units import files, program
 from callstate_client.cli.install_units.files import Outcome, Step
 from callstate_client.cli.output import Output
-from callstate_client.cli.private_file import open_new
 from callstate_client.cli.stdio import FAILED
 from callstate_client.cli.version import package_version
+from callstate_client.new_files import open_new
 
 UNITS: Final = ("callstate.socket", "callstate.service")
 _INSTANCES: Final = ("callstate@*.socket", "callstate@*.service")

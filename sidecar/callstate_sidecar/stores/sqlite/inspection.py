@@ -8,10 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from callstate_client.new_files import PRIVATE_FILE
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.sqlite.database import REMEDY, WAL_LIMIT_BYTES
 from callstate_sidecar.stores.sqlite.transactions import transaction
-from callstate_sidecar.system.files import PRIVATE_FILE, open_existing
+from callstate_sidecar.system.files import open_existing
 
 MAX_FAULTS: Final = 10
 """Lines of an integrity check that are reported; the first says enough."""

@@ -10,13 +10,11 @@ import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from callstate_client import MemoryStore, SessionState, Turn
-from callstate_client.cli import private_file
 from callstate_client.cli.backup import bring as bringing
 from callstate_client.cli.backup.bring import Outcome, bring
 from callstate_client.cli.backup.lines import Entry, parse
@@ -24,7 +22,6 @@ from callstate_client.cli.commands import export, import_calls
 from callstate_client.cli.output import Output
 from callstate_client.errors import InternalError, SessionNotFoundError
 from callstate_client.store import Record
-from callstate_sidecar.system import files
 
 CALLS = 500
 
@@ -79,33 +76,6 @@ async def test_an_export_into_a_pipe_leaves_the_pipe_where_it_is(tmp_path: Path)
     assert len(reading.result().splitlines()) == CALLS + 1
     assert path.is_fifo()
     assert [*tmp_path.iterdir()] == [path]
-
-
-@pytest.mark.parametrize("module", [private_file, files])
-def test_what_is_no_file_is_not_replaced_by_one(
-    module: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "calls"
-    assert module.is_replaceable(path)
-    path.touch()
-    assert module.is_replaceable(path)
-    assert not module.is_replaceable(Path("/dev/null"))
-    assert not module.is_replaceable(Path("/dev/stdout")), "even if that is a file"
-    with os.fdopen(module.open_as_it_is(Path("/dev/stdout")), "w") as there:
-        there.write("calls\n")
-    assert capfd.readouterr().out == "calls\n"
-
-
-@pytest.mark.parametrize("module", [private_file, files])
-def test_a_pipe_that_another_user_has_put_there_gets_nothing(
-    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "calls"
-    os.mkfifo(path)
-    monkeypatch.setattr(module.os, "geteuid", lambda: 12345)
-    if os.getuid() == 0:
-        os.chown(path, 54321, -1)
-    assert module.is_replaceable(path)
 
 
 async def test_an_import_of_any_size_reads_few_lines_ahead(

@@ -13,9 +13,10 @@ from typing import Final
 
 import pytest
 
-from callstate_client.cli.commands import export, install_units
+from callstate_client.cli.commands import install_units
 from callstate_client.engine.sessions.stored import StoreError
 from callstate_client.engine.table.replay import snapshot
+from callstate_client.new_files import output_file
 from callstate_sidecar.hosts.lease import LeaseNote
 from callstate_sidecar.journal import Checkpointer, Files
 from callstate_sidecar.journal import cli as journal_cli
@@ -146,7 +147,7 @@ def test_exports_of_the_journal_replace_a_link(place: Path, precious: Path, tmp_
 
 def test_exports_of_the_command_line_replace_a_link(place: Path, precious: Path) -> None:
     plant(place, "out.part", precious)
-    with export._target(place / "out") as file:  # pyright: ignore[reportPrivateUsage]
+    with output_file(place / "out") as file:
         file.write(b"calls\n")
     assert (place / "out").read_bytes() == b"calls\n"
     assert stat.S_IMODE((place / "out").stat().st_mode) == 0o600
@@ -195,7 +196,7 @@ def test_directories_above_are_for_their_owner_alone_too(tmp_path: Path) -> None
 # Where files may be opened for writing, created, or given a mode, and why there.
 OPENERS: Final = {
     "sidecar/callstate_sidecar/system/files.py": "the helper of the daemon",
-    "client/callstate_client/cli/private_file.py": "the helper of the command line",
+    "client/callstate_client/new_files.py": "the helper of daemon and command line",
 }
 EXCEPTIONS: Final = {
     ("sidecar/callstate_sidecar/system/stdio.py", "os.open"): "/dev/null",
