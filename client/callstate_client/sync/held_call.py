@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from operator import itemgetter
-from threading import Lock, RLock
+from threading import RLock
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -99,7 +99,7 @@ class HeldCall(Uncopied):
         self._lost: CallstateError | None = None
         self._leaving = False
         """Whether the release is on its way: a new claim of the call by this store is not for this block."""
-        self._epoch_lock = Lock()
+        self._epoch_lock = RLock()
         self._change_lock = RLock()
         """Held while the local state changes. Reentrant, as a signal handler may change it too."""
         self._begun: dict[object, int] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Lock, Thread
+from threading import RLock, Thread
 from types import TracebackType
 from typing import Any
 from weakref import WeakValueDictionary
@@ -42,8 +42,9 @@ class _Holding:
     """What one process holds."""
 
     def __init__(self) -> None:
-        self.lock = Lock()
-        self.claiming = Lock()
+        self.lock = RLock()
+        """Reentrant, as is `claiming`: a signal handler may hold a call, or change one, while they are held."""
+        self.claiming = RLock()
         """Held while a claim that names no session is in flight, until its outcome is noted."""
         self.calls: WeakValueDictionary[str, HeldCall] = WeakValueDictionary()
         """Weak: what its user has dropped, or an interruption has left to nobody, gets no more heartbeats."""

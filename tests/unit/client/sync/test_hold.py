@@ -240,6 +240,24 @@ def test_a_call_that_its_user_has_dropped_gets_no_more_heartbeats(
     assert call is None
 
 
+def test_a_signal_handler_may_hold_a_call_wherever_the_signal_comes(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    holding = store._held_calls._holding.get()
+
+    def interrupted() -> sync.HeldCall:
+        """The handler runs in the thread that has the locks."""
+        with holding.lock, holding.claiming:
+            return store.hold(SessionState("c1"), beat="manual").__enter__()
+
+    entering = threads.submit(interrupted)
+    answer(side, "session.save", SAVED)
+    call = entering.result(WITHIN_S)
+    releasing = threads.submit(call.release)
+    answer(side, "session.release", {})
+    releasing.result(WITHIN_S)
+
+
 def test_a_call_can_be_held_after_an_interruption_of_its_entry(
     store: sync.Store, side: Side, threads: ThreadPoolExecutor
 ) -> None:
