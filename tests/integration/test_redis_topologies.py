@@ -25,7 +25,7 @@ from support.redis_topologies import ClusterServers, Group, TcpServer, Watched, 
 pytestmark = pytest.mark.system
 on_uvloop = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop of the test; the daemon's is uvloop anyway
 
-TIMEOUT_S = 0.5
+TIMEOUT_S = 2.0
 STORE_AWAY = r"the store (is|may have lost data)"
 
 BOTH = Script("redis.call('SET', KEYS[1], ARGV[1]) redis.call('SET', KEYS[2], ARGV[1]) return ARGV[1]")

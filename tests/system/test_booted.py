@@ -317,6 +317,7 @@ def _requests(system: Booted, method: str) -> int:
 
 
 def test_a_reload_of_a_broken_file_fails_and_changes_nothing(system: Booted) -> None:
+    eventually(lambda: system.show(SERVICE, "StatusText").startswith("0 calls, 0 workers; store up;"))
     before, since = system.read(CONFIG), system.cursor()
     pid, status = system.show(SERVICE, "MainPID"), system.show(SERVICE, "StatusText")
     try:

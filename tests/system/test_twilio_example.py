@@ -16,6 +16,7 @@ import pytest
 from callstate_client import SessionNotFoundError, Turn
 from callstate_client.store import Record
 from callstate_client.sync import Store, connect
+from support.command_line import wait_until
 from support.daemon import Daemon
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "twilio_worker"
@@ -131,6 +132,7 @@ def test_a_caller_who_hangs_up_between_two_workers_ends_the_call(
         def caller(heard: str, _: bool) -> str:
             if heard.endswith("people?"):
                 a.end(signal.SIGKILL)
+                wait_until(daemon, lambda stats: stats["suspects"] == 1)  # before that, b may not end it
                 raise example.HangUp
             return ""
 
