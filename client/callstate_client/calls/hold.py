@@ -105,6 +105,7 @@ class Hold(Uncopied):
 
         Raises:
             CallstateError: see `CallStore.hold`.
+            StoreClosedError: the store was closed meanwhile.
         """
         if self._releasing is not None:
             self._releasing.cancel()
