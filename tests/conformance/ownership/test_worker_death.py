@@ -81,7 +81,7 @@ async def test_an_ended_call_is_replaced_whole(target: Target, w1: CallStore, w2
     before = a_call(recovery_data={"node": "menu"}, call_id="CA1")
     before.add_turn("user", "of the call before", 100)
     before.record_interruption()
-    await w1.save(before, labels={"app": "sales"}, heartbeat_timeout_s=77.0, max_duration_s=900.0)
+    await w1.save(before, labels={"app": "sales"}, heartbeat_timeout_s=77.0, max_duration_s=300000000.0)
     await w1.end("c1", "caller_hangup", {"cause": 16})
     old = await w1.get("c1")
     assert old.ended_detail == {"cause": 16}
