@@ -138,7 +138,7 @@ STAGES = {
     "no-grace": ["--set", "reaper.reconnect_grace_s=0"],
     "restarted": [],
     "unreadable": [],
-    "refused": [],
+    "refused": ["--set", "store.flush_interval_s=60"],
 }
 """What each set-up's daemon is started with."""
 
