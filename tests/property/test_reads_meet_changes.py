@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Coroutine, Sequence
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
@@ -25,18 +25,14 @@ from callstate_client.engine.sessions.stored import (
     StoreRefusingError,
     StoreTimeoutError,
 )
-from callstate_client.engine.sessions.writes import Write
 from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.doubts import Doubts
 from callstate_sidecar.hosts.takeover import Takeovers
-from callstate_sidecar.stores.backend import WriteResult
 from callstate_sidecar.stores.hosts import HostRegistry, Possession, Take, Taken, TakeOutcome, next_term
 from support.budget import examples
 from support.core import HOST, Core
-from support.stores import MemoryBackend
-
-T = TypeVar("T")
+from support.slow_backend import Chance, SlowBackend
 
 OTHER = "host-2"
 IDS = "abc"
@@ -46,37 +42,11 @@ CALM_STEPS = 15
 ROOM_BYTES = 1 << 20
 
 
-class SlowStore(MemoryBackend):
-    """Takes turns of the loop before and after what it does, and may fail there."""
+class SlowStore(SlowBackend):
+    """Has sessions of another host as well."""
 
-    def __init__(self, rnd: random.Random) -> None:
-        super().__init__()
-        self.rnd = rnd
-        self.failing = 0.0
-
-    async def slowly(self, work: Callable[[], Awaitable[T]]) -> T:
-        await self._turns()
-        done = await work()
-        await self._turns()
-        return done
-
-    async def _turns(self) -> None:
-        for _ in range(self.rnd.choice([0, 0, 1, 2, 5, 20, 60])):
-            await asyncio.sleep(0)
-        if self.rnd.random() < self.failing:
-            raise self.rnd.choice([StoreDownError, StoreTimeoutError, StoreRefusingError])("by chance")
-
-    async def read(self, session_id: str) -> StoredSession | None:
-        """As it is in between."""
-        return await self.slowly(lambda: MemoryBackend.read(self, session_id))
-
-    async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
-        """As they are in between."""
-        return await self.slowly(lambda: MemoryBackend.read_each(self, session_ids))
-
-    async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
-        """In one go."""
-        return await self.slowly(lambda: MemoryBackend.write(self, batch))
+    turns = (0, 0, 1, 2, 5, 20, 60)
+    errors = (StoreDownError, StoreTimeoutError, StoreRefusingError)
 
     async def take(self, takes: Sequence[Take]) -> list[Taken]:
         """Give sessions of the other host to this one (stores.hosts.HostRegistry)."""
@@ -106,7 +76,7 @@ class Course:
 
     def __init__(self, seed: int) -> None:
         self.rnd = random.Random(seed)
-        self.store = SlowStore(self.rnd)
+        self.store = SlowStore(Chance(self.rnd))
         self.core = core = Core(backend=self.store, limits=LimitsConfig(hot_bytes=ROOM_BYTES))
         core.memory = self.store
         registry = cast(HostRegistry, self.store)
@@ -208,7 +178,7 @@ class Course:
         others = ["adopt", "settle doubts", "write", "write", "fill", "evict", "let time pass", "", ""]
         self.stock()
         for step in range(STEPS):
-            self.store.failing = rnd.choice([0, 0, 0, 0.2]) if step < STEPS - CALM_STEPS else 0.0
+            self.store.chance.failing = rnd.choice([0, 0, 0, 0.2]) if step < STEPS - CALM_STEPS else 0.0
             what, session_id = rnd.choice(verbs + others), rnd.choice(IDS)
             if what in verbs:
                 self.request(what, session_id, str(step))
@@ -218,7 +188,7 @@ class Course:
                 self.by_itself(what, session_id)
             for _ in range(rnd.choice([0, 0, 1, 3, 10])):
                 await asyncio.sleep(0)
-        self.store.failing = 0.0
+        self.store.chance.failing = 0.0
         if self.is_full:
             self.by_itself("fill", "")
         while self.tasks:

@@ -15,14 +15,13 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import pytest
 from msgspec import structs
 
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
-from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoredSession, StoreError
-from callstate_client.engine.sessions.writes import Write
+from callstate_client.engine.sessions.stored import StoredMeta, StoredSession, StoreError
 from callstate_client.engine.table.replay import replay
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.hosts.adoption import Adopter
@@ -30,13 +29,12 @@ from callstate_sidecar.hosts.doubts import Doubts
 from callstate_sidecar.hosts.possession import Possessions
 from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.journal import Journal
-from callstate_sidecar.stores.backend import Deviation, StoredVersion, WriteResult
+from callstate_sidecar.stores.backend import Deviation, StoredVersion
 from callstate_sidecar.stores.hosts import HostRegistry, Possession, Take, Taken, TakeOutcome, next_term
 from support.budget import examples
 from support.core import Core
+from support.slow_backend import Chance, SlowBackend
 from support.stores import MemoryBackend
-
-T = TypeVar("T")
 
 HOSTS: Final = ("host-1", "host-2")
 IDS: Final = "abc"
@@ -48,48 +46,21 @@ ROUND_S: Final = 6.0
 """More than a store that failed is given before it is tried again."""
 
 
-class Store:
+class Store(Chance):
     """What the hosts share."""
 
     def __init__(self, rnd: random.Random) -> None:
-        self.rnd = rnd
-        self.failing = 0.0
+        super().__init__(rnd)
         self.rows: dict[str, StoredSession] = {}
         self.hints: dict[str, set[str]] = {host: set() for host in HOSTS}
 
 
-class Link(MemoryBackend):
-    """A daemon's way to the store, backend and registry of hosts in one. It takes turns of the loop before and
-    after what it does, and may fail there."""
+class Link(SlowBackend):
+    """A daemon's way to the store, backend and registry of hosts in one."""
 
     def __init__(self, store: Store, host: str) -> None:
-        super().__init__()
+        super().__init__(store)
         self.store, self.rows, self.host = store, store.rows, host
-
-    async def slowly(self, work: Callable[[], Awaitable[T]]) -> T:
-        await self._turns()
-        done = await work()
-        await self._turns()
-        return done
-
-    async def _turns(self) -> None:
-        rnd = self.store.rnd
-        for _ in range(rnd.choice([0, 0, 1, 2, 5, 20])):
-            await asyncio.sleep(0)
-        if rnd.random() < self.store.failing:
-            raise StoreDownError("by chance")
-
-    async def read(self, session_id: str) -> StoredSession | None:
-        """As it is in between."""
-        return await self.slowly(lambda: MemoryBackend.read(self, session_id))
-
-    async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
-        """As they are in between."""
-        return await self.slowly(lambda: MemoryBackend.read_each(self, session_ids))
-
-    async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
-        """In one go."""
-        return await self.slowly(lambda: MemoryBackend.write(self, batch))
 
     async def check(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Deviation]]:
         """In one go."""
