@@ -18,6 +18,7 @@ from callstate_sidecar.journal.layout import generation_of
 from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
 from support.journals import write_long_journal
+from support.redis_server import RedisServer, binaries
 from support.service_manager import ServiceManager
 from support.wire import Refused, Wire
 
@@ -375,23 +376,27 @@ def test_a_stop_with_the_store_away_ends_well_and_loses_nothing() -> None:
 
 
 def test_a_second_signal_leaves_at_once() -> None:
-    daemon = Daemon("--set", "server.shutdown_flush_s=60", store="unix:///nonexistent/redis.sock")
-    try:
-        daemon.start()
-        with Wire(daemon.socket) as wire:
-            save(wire, "c1", turns=2)
-            daemon.signal(signal.SIGTERM)
-            with pytest.raises(Refused, match="shutting_down"):
-                while True:
-                    wire.call("server.ping")
-            assert daemon.end_with(signal.SIGTERM) == Exit.FAILED
-        assert "exiting at once" in daemon.log()
-        daemon.start()
-        with Wire(daemon.socket) as wire:
-            assert wire.call("session.load", session_id="c1")["turn_count"] == 2
-        daemon.kill()
-    finally:
-        daemon.close()
+    patient = ("server.shutdown_flush_s=60", "store.timeout_s=20", "store.flush_interval_s=30")
+    with RedisServer(binaries()["valkey"]) as redis:
+        daemon = Daemon(*(part for setting in patient for part in ("--set", setting)), store=redis.url)
+        try:
+            daemon.start()
+            with Wire(daemon.socket) as wire:
+                save(wire, "c1", turns=2)
+                redis.pause()  # for a store that is not there a stop would not wait
+                daemon.signal(signal.SIGTERM)
+                with pytest.raises(Refused, match="shutting_down"):
+                    while True:
+                        wire.call("server.ping")
+                assert daemon.end_with(signal.SIGTERM) == Exit.FAILED
+            assert "exiting at once" in daemon.log()
+            redis.resume()
+            daemon.start()
+            with Wire(daemon.socket) as wire:
+                assert wire.call("session.load", session_id="c1")["turn_count"] == 2
+            daemon.kill()
+        finally:
+            daemon.close()
 
 
 def test_a_long_replay_asks_systemd_for_patience_and_says_ready_only_when_it_serves(short_dir: Path) -> None:
